@@ -1,0 +1,1 @@
+"""The stateful tier: two doors, HTTP and gRPC, into one core that owns a response's life."""

@@ -1,0 +1,1 @@
+"""One engine behind gRPC: items to prompt to tokens to typed deltas."""

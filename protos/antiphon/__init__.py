@@ -1,0 +1,1 @@
+"""The contract: what the services share, and nothing else."""

@@ -1,0 +1,1 @@
+"""The one-command launcher and the command line."""

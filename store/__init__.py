@@ -1,0 +1,1 @@
+"""Responses, chains, jobs and event logs over Redis."""
