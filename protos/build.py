@@ -45,7 +45,7 @@ def generate() -> None:
 class ProtoBuildHook(BuildHookInterface):  # type: ignore[type-arg]  # hatch leaves its parameter open
     """Hatch's hook: generates before anything is packed or linked."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         generate()
 
 

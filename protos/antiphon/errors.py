@@ -19,8 +19,9 @@ STATUS_DETAILS_KEY = "grpc-status-details-bin"
 """Trailing metadata that holds the serialized ``google.rpc.Status``."""
 
 _PREFIX = "ERROR_REASON_"
+_NAMES = frozenset(ErrorReason.keys())
 
-_GRPC_CODES: dict[ErrorReason, grpc.StatusCode] = {
+_GRPC_CODES: dict[ErrorReason.ValueType, grpc.StatusCode] = {
     ErrorReason.ERROR_REASON_INTERNAL: grpc.StatusCode.INTERNAL,
     ErrorReason.ERROR_REASON_ENGINE_FAILED: grpc.StatusCode.UNAVAILABLE,
     ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
@@ -55,7 +56,12 @@ class ApiError(Exception):
     """
 
     def __init__(
-        self, reason: ErrorReason, message: str, param: str | None = None, *, retry_after_ms: int | None = None
+        self,
+        reason: ErrorReason.ValueType,
+        message: str,
+        param: str | None = None,
+        *,
+        retry_after_ms: int | None = None,
     ) -> None:
         super().__init__(reason, message, param, retry_after_ms)
         self.reason = reason
@@ -75,12 +81,12 @@ class CallStatus(NamedTuple):
     trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
-def reason_name(reason: ErrorReason) -> str:
+def reason_name(reason: ErrorReason.ValueType) -> str:
     """``reason`` without its prefix, as ErrorInfo carries it."""
     return ErrorReason.Name(reason).removeprefix(_PREFIX)
 
 
-def grpc_code(reason: ErrorReason) -> grpc.StatusCode:
+def grpc_code(reason: ErrorReason.ValueType) -> grpc.StatusCode:
     """The gRPC status code of ``reason``."""
     return _GRPC_CODES.get(reason, grpc.StatusCode.INVALID_ARGUMENT)
 
@@ -116,7 +122,7 @@ def from_trailing_metadata(metadata: Sequence[tuple[str, str | bytes]] | None) -
                 detail.Unpack(info)
     except DecodeError:
         return None
-    if info.domain != DOMAIN or _PREFIX + info.reason not in ErrorReason.keys():
+    if info.domain != DOMAIN or _PREFIX + info.reason not in _NAMES:
         return None
     return ApiError(
         ErrorReason.Value(_PREFIX + info.reason),
