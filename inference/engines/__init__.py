@@ -1,0 +1,1 @@
+"""Engines: one protocol, and one file for each that follows it."""

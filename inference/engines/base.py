@@ -1,0 +1,140 @@
+"""The protocol that every engine follows. ``tests/contract/test_engines.py`` holds all of them to it."""
+
+import enum
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from inference.tokenizer import Tokenizer
+
+
+class EngineStop(enum.Enum):
+    """Why an engine ended a generation by itself."""
+
+    END_OF_TURN = enum.auto()
+    """An EOS or stop token came; it is in no step's ``token_ids``."""
+    MAX_TOKENS = enum.auto()
+    """``SamplingParams.max_tokens`` were generated."""
+    CONTENT_FILTER = enum.auto()
+    """A filter inside the engine ended it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do; a request that needs more is refused before it reaches the engine."""
+
+    penalties: bool = False
+    seed: bool = False
+    max_top_logprobs: int = 0
+    grammar: bool = False
+    grammar_resume: bool = False
+    images: bool = False
+    cache_salt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine serves. Fixed once it has started."""
+
+    engine: str
+    """Name of the engine and its version, such as ``llamacpp 2026.10.11549``."""
+    context_window: int
+    """Tokens of prompt and output together that one generation may have."""
+    capacity: int
+    """Generations that can run at once. The caller never starts more."""
+    capabilities: Capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the tokens of one generation are chosen, in full: an engine adds no defaults of its own."""
+
+    max_tokens: int
+    """At least 1; prompt and output fit into the context window together."""
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    """None: a fresh one each time."""
+    stop_token_ids: tuple[int, ...] = ()
+    """End the turn, besides the tokenizer's ``eos_token_ids``."""
+    top_logprobs: int | None = None
+    """None: no log probabilities; otherwise this many candidates a token, 0 to ``max_top_logprobs``."""
+    cache_salt: str = ""
+    """Generations with different salts share no KV cache, if the engine can keep them apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Log probability (natural logarithm, before sampling params) of one token and of the likeliest at its place."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """Token id and log probability, likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What an engine generated since its last step."""
+
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each of ``token_ids`` if asked for, else empty."""
+    stop: EngineStop | None = None
+    """Set on the last step, and only there."""
+    cached_tokens: int | None = None
+    """Prompt tokens that came from the KV cache; set on the last step at the latest."""
+
+
+class EngineError(Exception):
+    """One generation failed; the engine goes on. The message is for the log."""
+
+
+class EngineDead(EngineError):
+    """The engine is beyond repair: the worker must end so that a new one can take its place."""
+
+
+class Engine(Protocol):
+    """Token ids in, token ids out, for one model.
+
+    An engine knows nothing of chat templates, text, stop strings or queues: the caller renders, decodes, and starts at
+    most ``info.capacity`` generations at once.
+    """
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def chat_template(self) -> str:
+        """The model's own Jinja chat template."""
+        ...
+
+    async def start(self) -> None:
+        """Load the model; may take minutes. Returns when a first token can be generated.
+
+        Raises:
+            EngineDead: the model cannot be loaded.
+        """
+        ...
+
+    def generate(self, request_id: str, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Step, None]:
+        """Generate after ``prompt``; the last step has ``stop`` set.
+
+        Closing the generator aborts: within one token while decoding, within one chunk of the prompt while prefilling.
+        When ``aclose`` returns the engine does no more work for it and its place is free.
+
+        Raises:
+            EngineError: this generation failed.
+            EngineDead: the engine failed, and with it every generation.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Stop the engine, in bounded time. Generations still running end with EngineDead."""
+        ...
