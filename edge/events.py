@@ -1,0 +1,367 @@
+"""Deltas to the numbered event sequence of one response: pure, and unable to emit an illegal order.
+
+Order (Open Responses specification, "Items are streamable")::
+
+    created -> [queued] -> in_progress
+    message:       item added -> (part added -> delta* -> done -> part done)* -> item done
+    reasoning:     the same with reasoning parts, then the same with summary parts
+    function call: item added -> arguments delta* -> arguments done -> item done
+    [error] -> completed | incomplete | failed
+
+Deltas, the hot path, are plain tuples; the door that sends an event renders it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
+
+from antiphon.inference.v1.inference_pb2 import PartKind
+from antiphon.responses.v1 import content_pb2, error_pb2, event_pb2, item_pb2, response_pb2
+
+QUEUED: Final = response_pb2.RESPONSE_STATUS_QUEUED
+IN_PROGRESS: Final = response_pb2.RESPONSE_STATUS_IN_PROGRESS
+COMPLETED: Final = response_pb2.RESPONSE_STATUS_COMPLETED
+INCOMPLETE: Final = response_pb2.RESPONSE_STATUS_INCOMPLETE
+FAILED: Final = response_pb2.RESPONSE_STATUS_FAILED
+CANCELLED: Final = response_pb2.RESPONSE_STATUS_CANCELLED
+
+TERMINAL_STATUSES: Final = frozenset({COMPLETED, INCOMPLETE, FAILED, CANCELLED})
+
+_TERMINAL_EVENTS: Final = {
+    COMPLETED: "completed",
+    INCOMPLETE: "incomplete",
+    FAILED: "failed",
+    CANCELLED: "incomplete",  # the API has no event of its own for it; the response in it says `cancelled`
+}
+
+
+class Part(NamedTuple):
+    """Where deltas belong: one content part, summary part, or the arguments of one call."""
+
+    kind: PartKind.ValueType
+    item_id: str
+    output_index: int
+    part_index: int
+    """``content_index`` or ``summary_index``; 0 for arguments."""
+
+
+class Delta(NamedTuple):
+    """Text appended to a part."""
+
+    sequence_number: int
+    part: Part
+    text: str
+    logprobs: Sequence[content_pb2.Logprob]
+
+
+class Snapshot(NamedTuple):
+    """The whole response at one moment. ``response`` is shared with other events and never changed."""
+
+    sequence_number: int
+    name: str
+    """The event's type without ``response.``."""
+    response: response_pb2.Response
+
+
+Event = Delta | Snapshot | event_pb2.ResponseEvent
+
+
+class ResponseEvents:
+    """The one append-only event list of a response, and the response it adds up to.
+
+    Args:
+        response: The response with its final id, status and parameters, and no output.
+        new_item_id: Gives the id of the next item from its prefix (``msg``, ``rs``, ``fc``).
+        new_call_id: Gives a fresh call id.
+    """
+
+    def __init__(
+        self,
+        response: response_pb2.Response,
+        *,
+        new_item_id: Callable[[str], str],
+        new_call_id: Callable[[], str],
+    ) -> None:
+        self.log: list[Event] = []
+        self.response = response
+        self._new_item_id = new_item_id
+        self._new_call_id = new_call_id
+        self._closed_items: list[item_pb2.Item] = []
+        self._item: item_pb2.Item | None = None
+        self._part: Part | None = None
+        self._texts: list[str] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[content_pb2.Logprob] = []
+        self._is_ended = False
+
+    @property
+    def is_open(self) -> bool:
+        """The client has been told that the response exists."""
+        return bool(self.log)
+
+    @property
+    def has_output(self) -> bool:
+        """At least one item was begun."""
+        return self._item is not None or bool(self._closed_items)
+
+    @property
+    def is_ended(self) -> bool:
+        """The terminal event is in the log."""
+        return self._is_ended
+
+    def open(self, status: response_pb2.ResponseStatus.ValueType) -> None:
+        """Emit ``created`` and then ``queued`` or ``in_progress``, as ``status`` says."""
+        assert not self.is_open
+        self._set_status(status)
+        self._snapshot("created")
+        self.progress(status)
+
+    def progress(self, status: response_pb2.ResponseStatus.ValueType) -> None:
+        """Emit ``queued`` or ``in_progress``: a change of status or, repeated, a sign of life before the first item."""
+        assert self.is_open
+        assert not self.has_output
+        self._set_status(status)
+        self._snapshot("queued" if status == QUEUED else "in_progress")
+
+    def part_started(self, kind: PartKind.ValueType, name: str = "") -> None:
+        """Begin a part, and with it an item unless it belongs to the open one.
+
+        Args:
+            kind: What it is.
+            name: The function's name, for a call.
+        """
+        assert self.is_open
+        self.part_ended()
+        match kind:
+            case PartKind.PART_KIND_TEXT | PartKind.PART_KIND_REFUSAL:
+                if self._item is None or not self._item.HasField("message"):
+                    message = item_pb2.Message(role=item_pb2.ROLE_ASSISTANT)
+                    self._open_item(item_pb2.Item(id=self._new_item_id("msg"), message=message))
+                assert self._item is not None
+                self._open_part(kind, len(self._item.message.content))
+            case PartKind.PART_KIND_REASONING | PartKind.PART_KIND_REASONING_SUMMARY:
+                if self._item is None or not self._item.HasField("reasoning"):
+                    reasoning = item_pb2.Reasoning()
+                    self._open_item(item_pb2.Item(id=self._new_item_id("rs"), reasoning=reasoning))
+                assert self._item is not None
+                parts = self._item.reasoning
+                is_summary = kind == PartKind.PART_KIND_REASONING_SUMMARY
+                self._open_part(kind, len(parts.summary if is_summary else parts.content))
+            case PartKind.PART_KIND_FUNCTION_CALL:
+                call = item_pb2.FunctionCall(call_id=self._new_call_id(), name=name)
+                self._open_item(item_pb2.Item(id=self._new_item_id("fc"), function_call=call))
+                self._open_part(kind, 0)
+            case _:
+                raise AssertionError(f"part kind {kind}")
+
+    def delta(self, text: str, token_ids: Iterable[int], logprobs: Sequence[content_pb2.Logprob] = ()) -> None:
+        """Append to the open part. Without text only the token ids and log probabilities are kept."""
+        part = self._part
+        if part is None:  # tokens of markup between two parts
+            assert not text
+            return
+        self._token_ids.extend(token_ids)
+        if logprobs:
+            self._logprobs.extend(logprobs)
+        if text or logprobs:
+            self._texts.append(text)
+            self.log.append(Delta(len(self.log), part, text, logprobs))
+
+    def part_ended(self) -> None:
+        """End the open part, if there is one."""
+        part, item = self._part, self._item
+        if part is None:
+            return
+        assert item is not None
+        self._part = None
+        text = "".join(self._texts)
+        whole = _content_part(part.kind, text, self._token_ids, self._logprobs)
+        match part.kind:
+            case PartKind.PART_KIND_FUNCTION_CALL:
+                item.function_call.arguments = text
+                done = event_pb2.ArgumentsDone(item_id=part.item_id, output_index=part.output_index, arguments=text)
+                self._emit(event_pb2.ResponseEvent(function_call_arguments_done=done))
+            case PartKind.PART_KIND_REASONING_SUMMARY:
+                item.reasoning.summary.append(whole)
+                summary_done = event_pb2.SummaryDone(
+                    item_id=part.item_id, output_index=part.output_index, summary_index=part.part_index, text=text
+                )
+                self._emit(event_pb2.ResponseEvent(reasoning_summary_text_done=summary_done))
+                summary_part = event_pb2.SummaryPartEvent(
+                    item_id=part.item_id, output_index=part.output_index, summary_index=part.part_index, part=whole
+                )
+                self._emit(event_pb2.ResponseEvent(reasoning_summary_part_done=summary_part))
+            case kind:
+                content_done = event_pb2.ContentDone(
+                    item_id=part.item_id,
+                    output_index=part.output_index,
+                    content_index=part.part_index,
+                    text=text,
+                    logprobs=self._logprobs,
+                )
+                if kind == PartKind.PART_KIND_TEXT:
+                    item.message.content.append(whole)
+                    self._emit(event_pb2.ResponseEvent(output_text_done=content_done))
+                elif kind == PartKind.PART_KIND_REFUSAL:
+                    item.message.content.append(whole)
+                    self._emit(event_pb2.ResponseEvent(refusal_done=content_done))
+                else:
+                    item.reasoning.content.append(whole)
+                    self._emit(event_pb2.ResponseEvent(reasoning_done=content_done))
+                content_part = event_pb2.ContentPartEvent(
+                    item_id=part.item_id, output_index=part.output_index, content_index=part.part_index, part=whole
+                )
+                self._emit(event_pb2.ResponseEvent(content_part_done=content_part))
+
+    def close(
+        self,
+        status: response_pb2.ResponseStatus.ValueType,
+        *,
+        at: int,
+        usage: response_pb2.Usage | None = None,
+        incomplete_reason: response_pb2.IncompleteReason.ValueType = response_pb2.INCOMPLETE_REASON_UNSPECIFIED,
+        error: response_pb2.ResponseError | None = None,
+    ) -> response_pb2.Response:
+        """End the open part and item and return the final response, to be committed before ``end``.
+
+        The last item of a response that was cut is `incomplete`. A completed response without any output gets one
+        empty message. May be called again before ``end``, when the commit failed.
+
+        Args:
+            status: A terminal status.
+            at: Seconds since 1970.
+            usage: None if the engine's count never came.
+            incomplete_reason: With INCOMPLETE.
+            error: With FAILED.
+        """
+        assert status in TERMINAL_STATUSES
+        assert not self._is_ended
+        if status == COMPLETED and not self.has_output:
+            self.part_started(PartKind.PART_KIND_TEXT)
+        is_whole = status == COMPLETED
+        self.part_ended()
+        self._close_item(item_pb2.ITEM_STATUS_COMPLETED if is_whole else item_pb2.ITEM_STATUS_INCOMPLETE)
+        final = response_pb2.Response()
+        final.CopyFrom(self.response)
+        del final.output[:]
+        final.output.extend(self._closed_items)
+        final.status = status
+        final.ClearField("completed_at")
+        if status == COMPLETED:
+            final.completed_at = at
+        final.incomplete_reason = incomplete_reason
+        if usage is not None:
+            final.usage.CopyFrom(usage)
+        if error is not None:
+            final.error.CopyFrom(error)
+        self.response = final
+        return final
+
+    def end(self, error: error_pb2.Error | None = None) -> None:
+        """Emit the one terminal event, after an ``error`` event if ``error`` says why it failed."""
+        assert not self._is_ended
+        assert self.response.status in TERMINAL_STATUSES
+        if error is not None:
+            self._emit(event_pb2.ResponseEvent(error=error))
+        self._snapshot(_TERMINAL_EVENTS[self.response.status])
+        self._is_ended = True
+
+    def _set_status(self, status: response_pb2.ResponseStatus.ValueType) -> None:
+        if self.response.status != status:
+            changed = response_pb2.Response()
+            changed.CopyFrom(self.response)
+            changed.status = status
+            self.response = changed
+
+    def _open_item(self, item: item_pb2.Item) -> None:
+        self._close_item(item_pb2.ITEM_STATUS_COMPLETED)
+        item.status = item_pb2.ITEM_STATUS_IN_PROGRESS
+        self._item = item
+        added = event_pb2.OutputItemEvent(output_index=len(self._closed_items), item=item)
+        self._emit(event_pb2.ResponseEvent(output_item_added=added))
+
+    def _close_item(self, status: item_pb2.ItemStatus.ValueType) -> None:
+        item, self._item = self._item, None
+        if item is None:
+            return
+        item.status = status
+        done = event_pb2.OutputItemEvent(output_index=len(self._closed_items), item=item)
+        self._closed_items.append(item)
+        self._emit(event_pb2.ResponseEvent(output_item_done=done))
+
+    def _open_part(self, kind: PartKind.ValueType, index: int) -> None:
+        assert self._item is not None
+        part = Part(kind, self._item.id, len(self._closed_items), index)
+        self._part = part
+        self._texts, self._token_ids, self._logprobs = [], [], []
+        empty = _content_part(kind, "", (), ())
+        if kind == PartKind.PART_KIND_REASONING_SUMMARY:
+            added = event_pb2.SummaryPartEvent(
+                item_id=part.item_id, output_index=part.output_index, summary_index=index, part=empty
+            )
+            self._emit(event_pb2.ResponseEvent(reasoning_summary_part_added=added))
+        elif kind != PartKind.PART_KIND_FUNCTION_CALL:
+            content = event_pb2.ContentPartEvent(
+                item_id=part.item_id, output_index=part.output_index, content_index=index, part=empty
+            )
+            self._emit(event_pb2.ResponseEvent(content_part_added=content))
+
+    def _emit(self, event: event_pb2.ResponseEvent) -> None:
+        event.sequence_number = len(self.log)
+        self.log.append(event)
+
+    def _snapshot(self, name: str) -> None:
+        self.log.append(Snapshot(len(self.log), name, self.response))
+
+
+def to_message(event: Event) -> event_pb2.ResponseEvent:
+    """``event`` as the message that gRPC callers get."""
+    match event:
+        case Snapshot(sequence_number, name, response):
+            message = event_pb2.ResponseEvent(sequence_number=sequence_number)
+            getattr(message, name).response.CopyFrom(response)
+            return message
+        case Delta(sequence_number, part, text, logprobs):
+            if part.kind == PartKind.PART_KIND_FUNCTION_CALL:
+                arguments = event_pb2.ArgumentsDelta(item_id=part.item_id, output_index=part.output_index, delta=text)
+                return event_pb2.ResponseEvent(sequence_number=sequence_number, function_call_arguments_delta=arguments)
+            if part.kind == PartKind.PART_KIND_REASONING_SUMMARY:
+                summary = event_pb2.SummaryDelta(
+                    item_id=part.item_id, output_index=part.output_index, summary_index=part.part_index, delta=text
+                )
+                return event_pb2.ResponseEvent(sequence_number=sequence_number, reasoning_summary_text_delta=summary)
+            content = event_pb2.ContentDelta(
+                item_id=part.item_id,
+                output_index=part.output_index,
+                content_index=part.part_index,
+                delta=text,
+                logprobs=logprobs,
+            )
+            message = event_pb2.ResponseEvent(sequence_number=sequence_number)
+            getattr(message, _CONTENT_DELTA_FIELDS[part.kind]).CopyFrom(content)
+            return message
+        case _:
+            return event
+
+
+_CONTENT_DELTA_FIELDS: Final = {
+    PartKind.PART_KIND_TEXT: "output_text_delta",
+    PartKind.PART_KIND_REFUSAL: "refusal_delta",
+    PartKind.PART_KIND_REASONING: "reasoning_delta",
+}
+
+
+def _content_part(
+    kind: PartKind.ValueType, text: str, token_ids: Sequence[int], logprobs: Sequence[content_pb2.Logprob]
+) -> content_pb2.ContentPart:
+    match kind:
+        case PartKind.PART_KIND_TEXT:
+            output_text = content_pb2.OutputText(text=text, token_ids=token_ids, logprobs=logprobs)
+            return content_pb2.ContentPart(output_text=output_text)
+        case PartKind.PART_KIND_REFUSAL:
+            return content_pb2.ContentPart(refusal=content_pb2.Refusal(refusal=text))
+        case PartKind.PART_KIND_REASONING:
+            return content_pb2.ContentPart(reasoning_text=content_pb2.ReasoningText(text=text, token_ids=token_ids))
+        case PartKind.PART_KIND_REASONING_SUMMARY:
+            return content_pb2.ContentPart(summary_text=content_pb2.SummaryText(text=text))
+        case _:
+            return content_pb2.ContentPart()
