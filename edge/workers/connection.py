@@ -1,0 +1,103 @@
+"""Keeps one worker connected, for as long as the edge lives."""
+
+import asyncio
+import logging
+import os
+import random
+import socket
+from typing import TYPE_CHECKING
+
+import grpc
+
+from antiphon.inference.v1 import inference_pb2 as pb
+from antiphon.inference.v1.inference_pb2_grpc import InferenceServiceStub
+from edge.workers.stream import WorkerSilent, WorkerStream
+
+if TYPE_CHECKING:
+    from antiphon.inference.v1.inference_pb2_grpc import InferenceServiceAsyncStub
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 2.0
+_CALL_TIMEOUT_S = 5.0
+
+_CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+]
+
+
+class WorkerConnection:
+    """One worker at one address.
+
+    Args:
+        target: A gRPC target, such as ``127.0.0.1:50061`` or ``unix:/run/worker.sock``.
+        silence_s: A worker that sends nothing for this long counts as gone.
+        changed: Set whenever a worker comes or goes.
+    """
+
+    def __init__(self, target: str, *, silence_s: float, changed: asyncio.Event) -> None:
+        self.target = target
+        self.model: pb.ModelInfo | None = None
+        """What the worker serves; kept while it is away, so that its model's name stays known."""
+        self._silence_s = silence_s
+        self._changed = changed
+        self._stream: WorkerStream | None = None
+
+    @property
+    def stream(self) -> WorkerStream | None:
+        """The open stream; None while the worker is away."""
+        return self._stream if self._stream is not None and self._stream.is_open else None
+
+    @property
+    def is_ready(self) -> bool:
+        """It takes new generations."""
+        return self.stream is not None and not self.stream.load.draining
+
+    @property
+    def load(self) -> int:
+        """Generations it has, from all edges as it last said, or from this one, whichever is more."""
+        stream = self.stream
+        return 0 if stream is None else max(stream.in_flight, stream.load.running + stream.load.waiting)
+
+    async def run(self) -> None:
+        """Connect, serve, and connect again, until cancelled."""
+        async with grpc.aio.insecure_channel(self.target, options=_CHANNEL_OPTIONS) as channel:
+            stub: InferenceServiceAsyncStub = InferenceServiceStub(channel)
+            retry_s = _FIRST_RETRY_S
+            while True:
+                was_open = await self._serve(stub)
+                retry_s = _FIRST_RETRY_S if was_open else min(retry_s * 2, _LAST_RETRY_S)
+                await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))
+
+    async def _serve(self, stub: "InferenceServiceAsyncStub") -> bool:
+        """Hold one stream until it ends; say whether it was ever open."""
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        stream: WorkerStream | None = None
+        try:
+            model = await stub.GetModel(pb.GetModelRequest(), timeout=_CALL_TIMEOUT_S)
+            stream = WorkerStream(
+                stub.Attach(),  # type: ignore[call-arg]  # the form without an iterator, for `write`
+                name=name,
+                silence_s=self._silence_s,
+                opened=self._changed.set,
+            )
+            self.model, self._stream = model.model, stream
+            log.info("worker connected", extra={"worker": self.target, "model": model.model.id})
+            await stream.run()
+            log.warning("worker ended its stream", extra={"worker": self.target})
+        except grpc.aio.AioRpcError as error:
+            level = logging.WARNING if stream is not None else logging.DEBUG
+            log.log(level, "worker lost", extra={"worker": self.target, "code": error.code().name})
+        except WorkerSilent:
+            log.warning("worker silent", extra={"worker": self.target, "silence_s": self._silence_s})
+        finally:
+            self._stream = None
+            self._changed.set()
+        return stream is not None

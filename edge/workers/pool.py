@@ -1,0 +1,100 @@
+"""All workers, and which of them gets a request."""
+
+import asyncio
+import hashlib
+from collections.abc import Collection, Sequence
+
+from antiphon.errors import ApiError
+from antiphon.inference.v1 import inference_pb2 as pb
+from antiphon.responses.v1.error_pb2 import ErrorReason
+from edge.workers.connection import WorkerConnection
+
+
+class WorkerPool:
+    """The workers of one edge process.
+
+    Args:
+        targets: gRPC targets, one for each worker.
+        silence_s: A worker that sends nothing for this long counts as gone.
+        wait_s: How long a request waits for a worker when there is none.
+        load_factor: A worker with more than this times the mean load passes a request on to its next choice.
+    """
+
+    def __init__(self, targets: Sequence[str], *, silence_s: float, wait_s: float, load_factor: float = 1.5) -> None:
+        self._changed = asyncio.Event()
+        self._workers = [WorkerConnection(t, silence_s=silence_s, changed=self._changed) for t in targets]
+        self._wait_s = wait_s
+        self._load_factor = load_factor
+
+    @property
+    def is_ready(self) -> bool:
+        """At least one worker takes new generations."""
+        return any(worker.is_ready for worker in self._workers)
+
+    def models(self) -> list[pb.ModelInfo]:
+        """The models that are served now, by name; of several workers the one that started first."""
+        by_name: dict[str, pb.ModelInfo] = {}
+        for worker in self._workers:
+            model = worker.model
+            if model is None or worker.stream is None:
+                continue
+            known = by_name.get(model.id)
+            if known is None or model.created_at < known.created_at:
+                by_name[model.id] = model
+        return [by_name[name] for name in sorted(by_name)]
+
+    async def run(self) -> None:
+        """Keep all workers connected, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for worker in self._workers:
+                tasks.create_task(worker.run())
+
+    async def choose(self, model: str, key: str, *, avoid: Collection[WorkerConnection] = ()) -> WorkerConnection:
+        """The worker for a request; waits for one if there is none.
+
+        Rendezvous hashing, so that equal keys meet the same KV cache, bounded by load.
+
+        Args:
+            model: The name in the request.
+            key: Requests with equal keys should meet.
+            avoid: Workers that failed this request; taken only if there are no others.
+
+        Raises:
+            ApiError: MODEL_NOT_FOUND, or WORKER_UNAVAILABLE after ``wait_s``.
+        """
+        try:
+            async with asyncio.timeout(self._wait_s):
+                while not (ready := self._ready(model)):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            if self.is_ready:
+                raise _model_not_found(model) from None
+            raise ApiError(
+                ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE,
+                "No worker is ready to serve this model. Try again later.",
+                retry_after_ms=5000,
+            ) from None
+        fresh = [worker for worker in ready if worker not in avoid] or ready
+        ranked = sorted(fresh, key=lambda worker: _score(key, worker.target), reverse=True)
+        limit = self._load_factor * (1 + sum(worker.load for worker in ready)) / len(ready)
+        return next((worker for worker in ranked if worker.load <= limit), ranked[0])
+
+    def _ready(self, model: str) -> list[WorkerConnection]:
+        """Ready workers of ``model``.
+
+        Raises:
+            ApiError: MODEL_NOT_FOUND: every worker is known, and none of them serves it.
+        """
+        names = [worker.model.id if worker.model else None for worker in self._workers]
+        if names and None not in names and model not in names:
+            raise _model_not_found(model)
+        return [w for w in self._workers if w.is_ready and w.model is not None and w.model.id == model]
+
+
+def _model_not_found(model: str) -> ApiError:
+    return ApiError(ErrorReason.ERROR_REASON_MODEL_NOT_FOUND, f"The requested model '{model}' does not exist.", "model")
+
+
+def _score(key: str, target: str) -> bytes:
+    return hashlib.blake2b(f"{key}\0{target}".encode(), digest_size=8).digest()
