@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from antiphon.inference.v1.inference_pb2 import PartKind
 from antiphon.responses.v1 import content_pb2, error_pb2, event_pb2, item_pb2, response_pb2
+from store.ids import ItemKind
 
 QUEUED: Final = response_pb2.RESPONSE_STATUS_QUEUED
 IN_PROGRESS: Final = response_pb2.RESPONSE_STATUS_IN_PROGRESS
@@ -70,7 +71,7 @@ class ResponseEvents:
 
     Args:
         response: The response with its final id, status and parameters, and no output.
-        new_item_id: Gives the id of the next item from its prefix (``msg``, ``rs``, ``fc``).
+        new_item_id: Gives the id of the next item.
         new_call_id: Gives a fresh call id.
     """
 
@@ -78,7 +79,7 @@ class ResponseEvents:
         self,
         response: response_pb2.Response,
         *,
-        new_item_id: Callable[[str], str],
+        new_item_id: Callable[[ItemKind], str],
         new_call_id: Callable[[], str],
     ) -> None:
         self.log: list[Event] = []
@@ -135,20 +136,20 @@ class ResponseEvents:
             case PartKind.PART_KIND_TEXT | PartKind.PART_KIND_REFUSAL:
                 if self._item is None or not self._item.HasField("message"):
                     message = item_pb2.Message(role=item_pb2.ROLE_ASSISTANT)
-                    self._open_item(item_pb2.Item(id=self._new_item_id("msg"), message=message))
+                    self._open_item(item_pb2.Item(id=self._new_item_id(ItemKind.MESSAGE), message=message))
                 assert self._item is not None
                 self._open_part(kind, len(self._item.message.content))
             case PartKind.PART_KIND_REASONING | PartKind.PART_KIND_REASONING_SUMMARY:
                 if self._item is None or not self._item.HasField("reasoning"):
                     reasoning = item_pb2.Reasoning()
-                    self._open_item(item_pb2.Item(id=self._new_item_id("rs"), reasoning=reasoning))
+                    self._open_item(item_pb2.Item(id=self._new_item_id(ItemKind.REASONING), reasoning=reasoning))
                 assert self._item is not None
                 parts = self._item.reasoning
                 is_summary = kind == PartKind.PART_KIND_REASONING_SUMMARY
                 self._open_part(kind, len(parts.summary if is_summary else parts.content))
             case PartKind.PART_KIND_FUNCTION_CALL:
                 call = item_pb2.FunctionCall(call_id=self._new_call_id(), name=name)
-                self._open_item(item_pb2.Item(id=self._new_item_id("fc"), function_call=call))
+                self._open_item(item_pb2.Item(id=self._new_item_id(ItemKind.FUNCTION_CALL), function_call=call))
                 self._open_part(kind, 0)
             case _:
                 raise AssertionError(f"part kind {kind}")

@@ -1,0 +1,81 @@
+"""The HTTP door: the application, its middleware and its server."""
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+
+from antiphon.errors import ApiError
+from antiphon.responses.v1.error_pb2 import ErrorReason
+from edge.core import Core
+from edge.rest import routes
+from edge.rest.errors import to_http
+from edge.settings import EdgeSettings
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_MAX_HEADER_BYTES: Final = 16 * 1024
+
+
+def create_app(core: Core, settings: EdgeSettings) -> web.Application:
+    """The API under ``/v1``, and the two health checks."""
+    app = web.Application(middlewares=[_answer_errors], client_max_size=settings.max_body_bytes)
+    app[routes.CORE] = core
+    app[routes.SETTINGS] = settings
+    app.add_routes(routes.ROUTES)
+    app.on_response_prepare.append(_add_request_id)
+    return app
+
+
+def create_runner(app: web.Application, settings: EdgeSettings) -> web.AppRunner:
+    """A server for ``app`` that notices a client that leaves: its handler is cancelled."""
+    return web.AppRunner(
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=settings.drain_timeout_s,
+        max_line_size=_MAX_HEADER_BYTES,
+        max_field_size=_MAX_HEADER_BYTES,
+    )
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    request[routes.REQUEST_ID] = f"req_{secrets.token_hex(16)}"
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return _error_response(error)
+    except web.HTTPRequestEntityTooLarge:
+        message = f"The request body is larger than {request.app[routes.SETTINGS].max_body_bytes} bytes."
+        return _error_response(ApiError(ErrorReason.ERROR_REASON_REQUEST_TOO_LARGE, message))
+    except web.HTTPMethodNotAllowed as error:
+        message = f"{error.method} is not allowed for {request.path}. Use {' or '.join(sorted(error.allowed_methods))}."
+        response = _error_response(ApiError(ErrorReason.ERROR_REASON_METHOD_NOT_ALLOWED, message))
+        response.headers["Allow"] = error.headers["Allow"]
+        return response
+    except web.HTTPNotFound:
+        message = f"Unknown path: {request.method} {request.path}"
+        return _error_response(ApiError(ErrorReason.ERROR_REASON_NOT_FOUND, message))
+    except web.HTTPException as error:
+        response = _error_response(ApiError(ErrorReason.ERROR_REASON_INVALID_VALUE, error.reason))
+        response.set_status(error.status)
+        return response
+    except Exception:
+        log.exception("request failed", extra={"request_id": request[routes.REQUEST_ID]})
+        message = "The server had an error processing your request."
+        return _error_response(ApiError(ErrorReason.ERROR_REASON_INTERNAL, message))
+
+
+def _error_response(error: ApiError) -> web.Response:
+    status, headers, body = to_http(error)
+    return web.Response(status=status, headers=headers, body=body)
+
+
+async def _add_request_id(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["x-request-id"] = request[routes.REQUEST_ID]

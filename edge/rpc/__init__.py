@@ -1,0 +1,1 @@
+"""The gRPC door: ResponsesService on the same core as the HTTP door."""

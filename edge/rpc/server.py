@@ -1,0 +1,46 @@
+"""The gRPC door's server: ResponsesService, health and reflection."""
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from antiphon.interceptors import ErrorInterceptor
+from antiphon.responses.v1 import responses_service_pb2
+from antiphon.responses.v1.responses_service_pb2_grpc import add_ResponsesServiceServicer_to_server
+from edge.core import Core
+from edge.rpc.servicer import ResponsesServicer
+from edge.settings import EdgeSettings
+
+SERVICE = responses_service_pb2.DESCRIPTOR.services_by_name["ResponsesService"].full_name
+
+
+async def start_server(core: Core, settings: EdgeSettings) -> tuple[grpc.aio.Server, int]:
+    """Start to serve; return the server and its port (1 for a unix socket).
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    server = grpc.aio.server(
+        interceptors=[ErrorInterceptor()],
+        options=[
+            ("grpc.so_reuseport", int(settings.reuse_port)),
+            ("grpc.max_receive_message_length", settings.max_body_bytes),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ],
+    )
+    servicer = ResponsesServicer(core, owner=settings.owner, slow_reader_timeout_s=settings.slow_reader_timeout_s)
+    add_ResponsesServiceServicer_to_server(servicer, server)
+    health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # its stubs lack it
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection([SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    try:
+        port = server.add_insecure_port(settings.grpc_listen)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {settings.grpc_listen}: {error}") from error
+    await server.start()
+    for service in ("", SERVICE):
+        await health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
+    return server, port
