@@ -1,0 +1,120 @@
+"""What the API has and this server does not do yet: refused by name, never ignored.
+
+One row a feature. Whoever builds a feature deletes its row.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+from antiphon.errors import ApiError
+from antiphon.responses.v1 import content_pb2, item_pb2, response_pb2, tool_pb2
+from antiphon.responses.v1.error_pb2 import ErrorReason
+
+_Find: TypeAlias = Callable[[response_pb2.ResponseParams], str | None]
+"""The place of a feature's first use; None if it is not used."""
+
+
+class _Feature(NamedTuple):
+    name: str
+    """For people, as the subject of "... is not supported yet"."""
+    reason: ErrorReason.ValueType
+    find: _Find
+
+
+def unsupported(params: response_pb2.ResponseParams) -> None:
+    """Refuse ``params`` if they ask for what this server does not do yet.
+
+    Raises:
+        ApiError: UNSUPPORTED_PARAMETER or UNSUPPORTED_VALUE; `param` is the place.
+    """
+    for feature in _FEATURES:
+        place = feature.find(params)
+        if place is not None:
+            what = "parameter" if feature.reason == _PARAMETER else "value"
+            raise ApiError(
+                feature.reason,
+                f"Unsupported {what}: '{place}'. This server does not support {feature.name} yet.",
+                place,
+            )
+
+
+def _when(place: str, is_used: Callable[[response_pb2.ResponseParams], bool]) -> _Find:
+    return lambda params: place if is_used(params) else None
+
+
+def _items(kind: str) -> _Find:
+    def find(params: response_pb2.ResponseParams) -> str | None:
+        return next((f"input[{i}]" for i, item in enumerate(params.input) if item.WhichOneof("kind") == kind), None)
+
+    return find
+
+
+def _parts(kind: str) -> _Find:
+    def find(params: response_pb2.ResponseParams) -> str | None:
+        places = (
+            f"input[{index}].{where}"
+            for index, item in enumerate(params.input)
+            for where, part in _content(item)
+            if part.WhichOneof("part") == kind
+        )
+        return next(places, None)
+
+    return find
+
+
+def _content(item: item_pb2.Item) -> Iterator[tuple[str, content_pb2.ContentPart]]:
+    lists: Sequence[tuple[str, Sequence[content_pb2.ContentPart]]] = (
+        ("content", item.message.content),
+        ("output", item.function_call_output.parts.parts),
+        ("content", item.reasoning.content),
+        ("summary", item.reasoning.summary),
+    )
+    for name, parts in lists:
+        for index, part in enumerate(parts):
+            yield f"{name}[{index}]", part
+
+
+_PARAMETER = ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER
+_VALUE = ErrorReason.ERROR_REASON_UNSUPPORTED_VALUE
+
+_EFFORTS = (response_pb2.REASONING_EFFORT_UNSPECIFIED, response_pb2.REASONING_EFFORT_NONE)
+_VERBOSITIES = (response_pb2.VERBOSITY_UNSPECIFIED, response_pb2.VERBOSITY_MEDIUM)
+_MODES = (
+    tool_pb2.TOOL_CHOICE_MODE_UNSPECIFIED,
+    tool_pb2.TOOL_CHOICE_MODE_AUTO,
+    tool_pb2.TOOL_CHOICE_MODE_NONE,
+)
+
+_FEATURES: tuple[_Feature, ...] = (
+    _Feature("tools", _PARAMETER, _when("tools", lambda params: len(params.tools) > 0)),
+    _Feature("choosing a tool", _VALUE, _when(
+        "tool_choice",
+        lambda params: params.tool_choice.mode not in _MODES
+        or params.tool_choice.WhichOneof("choice") not in (None, "mode"),
+    )),
+    _Feature("a limit of tool calls", _PARAMETER, _when(
+        "max_tool_calls", lambda params: params.HasField("max_tool_calls"),
+    )),
+    _Feature("structured output", _VALUE, _when(
+        "text.format.type", lambda params: params.text.format.WhichOneof("format") not in (None, "text"),
+    )),
+    _Feature("a verbosity other than medium", _VALUE, _when(
+        "text.verbosity", lambda params: params.text.verbosity not in _VERBOSITIES,
+    )),
+    _Feature("reasoning", _VALUE, _when(
+        "reasoning.effort", lambda params: params.reasoning.effort not in _EFFORTS,
+    )),
+    _Feature("summaries of reasoning", _VALUE, _when(
+        "reasoning.summary", lambda params: bool(params.reasoning.summary),
+    )),
+    _Feature("additions to the output", _VALUE, _when("include[0]", lambda params: len(params.include) > 0)),
+    _Feature("log probabilities", _PARAMETER, _when("top_logprobs", lambda params: params.top_logprobs > 0)),
+    _Feature("background responses", _VALUE, _when("background", lambda params: params.background)),
+    _Feature("images", _VALUE, _parts("input_image")),
+    _Feature("files", _VALUE, _parts("input_file")),
+    _Feature("videos", _VALUE, _parts("input_video")),
+    _Feature("content of this type", _VALUE, _parts("raw")),
+    _Feature("references to stored items", _VALUE, _items("item_reference")),
+    _Feature("compaction", _VALUE, _items("compaction")),
+    _Feature("items of this type", _VALUE, _items("raw")),
+)  # fmt: skip
