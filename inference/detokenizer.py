@@ -1,0 +1,74 @@
+"""Token ids -> text, never splitting a character; stop sequences across tokens."""
+
+import codecs
+from collections.abc import Sequence
+
+from inference.tokenizer import Tokenizer
+
+
+class Detokenizer:
+    """The text of one generation, as it comes.
+
+    In any portions the texts join to ``tokenizer.decode(all_ids).decode("utf-8", "replace")``.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def feed(self, token_ids: Sequence[int]) -> str:
+        """The characters that ``token_ids`` complete; the bytes of one still incomplete wait.
+
+        Raises:
+            KeyError: no such token.
+        """
+        return self._decoder.decode(self._tokenizer.decode(token_ids))
+
+    def finish(self) -> str:
+        """U+FFFD if a character was left incomplete."""
+        return self._decoder.decode(b"", final=True)
+
+
+class StopSequences:
+    """Ends a text before the first stop sequence.
+
+    The first is the one complete first; of two complete at once the longer. So the result is the same whatever the
+    portions in which the text comes.
+    """
+
+    def __init__(self, sequences: Sequence[str]) -> None:
+        """``sequences`` are not empty."""
+        self._sequences = sequences
+        self._held = ""
+        self.found: str | None = None
+        """The sequence that ended the text."""
+
+    def feed(self, text: str) -> str:
+        """What is sure to belong to the text, out of ``text`` and what was held back before. Nothing once ``found``.
+
+        Held back is the longest end that is the beginning of a stop sequence.
+        """
+        if self.found is not None:
+            return ""
+        text = self._held + text
+        hits = [(at + len(stop), at, stop) for stop in self._sequences if (at := text.find(stop)) >= 0]
+        if hits:
+            _, end, self.found = min(hits)
+            self._held = ""
+        else:
+            end = min((_open_start(text, stop) for stop in self._sequences), default=len(text))
+            self._held = text[end:]
+        return text[:end]
+
+    def finish(self) -> str:
+        """What was held back, now that nothing follows."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _open_start(text: str, stop: str) -> int:
+    """Where the longest end of ``text`` that begins ``stop``, but is not all of it, starts."""
+    start = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+    while start >= 0 and not stop.startswith(text[start:]):
+        start = text.find(stop[0], start + 1)
+    return start if start >= 0 else len(text)

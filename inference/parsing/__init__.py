@@ -1,0 +1,1 @@
+"""Generated text -> typed parts. One file for each format that models write."""

@@ -1,0 +1,256 @@
+"""Items -> chat template -> prompt token ids.
+
+Only what the template itself wrote can become a marker token. Everything between two markers is tokenized in one run,
+as it would be without that rule, but for two cuts: inside a marker's text that content spells, and around text whose
+token ids are known from its generation, so that a conversation goes on token for token and finds its KV cache.
+"""
+
+import json
+import logging
+import threading
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from antiphon.errors import ApiError
+from antiphon.inference.v1.inference_pb2 import GenerateRequest
+from antiphon.responses.v1.error_pb2 import ErrorReason
+from antiphon.responses.v1.item_pb2 import Item
+from antiphon.responses.v1.response_pb2 import Truncation
+from antiphon.responses.v1.tool_pb2 import Tool
+from inference.conversation import SYSTEM_ROLES, read_conversation
+from inference.dialect import ChatMessage, ToolStyle, find_dialect, to_template
+from inference.markers import MarkerIndex
+from inference.template import ChatTemplate
+from inference.tokenizer import Tokenizer
+from inference.traced import Segment, TracedStr
+
+CACHED_CHARS = 4 * 2**20
+"""Characters of tokenized text that are kept, so that a long conversation is not tokenized anew at every turn."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model reads."""
+
+    token_ids: list[int]
+
+
+class PromptBuilder:
+    """Builds the prompts of one model. May be used by several threads at once; belongs in one, as it takes its time."""
+
+    def __init__(self, tokenizer: Tokenizer, chat_template: str, context_window: int) -> None:
+        """
+        Args:
+            tokenizer: The model's.
+            chat_template: Jinja source of the model's chat template.
+            context_window: Tokens of prompt and output together.
+
+        Raises:
+            jinja2.TemplateSyntaxError: the template does not compile.
+            ValueError: the template renders no conversation.
+        """
+        self._tokenizer = tokenizer
+        self._context_window = context_window
+        self._markers = MarkerIndex(tokenizer.markers)
+        self._marker_ids = frozenset(self._markers.ids.values()) | tokenizer.eos_token_ids
+        self._template = ChatTemplate(chat_template, _special_tokens(tokenizer))
+        self._dialect = find_dialect(self._template)
+        self._runs = _RunCache(CACHED_CHARS)
+        self._warn_of_lost_markers()
+
+    def build(self, request: GenerateRequest) -> Prompt:
+        """The prompt of ``request``: fewer tokens than the context window.
+
+        Raises:
+            ApiError: CONTEXT_LENGTH_EXCEEDED; UNSUPPORTED_VALUE and UNSUPPORTED_PARAMETER, something that the model
+                does not take; INVALID_PROMPT, the template refuses the conversation. ``param`` counts ``request.items``
+                as ``input[i]``.
+        """
+        if request.tools and self._dialect.tools is ToolStyle.TEXT:
+            message = "The model's chat template has no place for tools."
+            raise ApiError(ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER, message, "tools")
+        token_ids = self._tokenize_items(request, request.items)
+        if len(token_ids) >= self._context_window and request.truncation == Truncation.TRUNCATION_AUTO:
+            token_ids = self._truncate(request, token_ids)
+        if len(token_ids) >= self._context_window:
+            message = (
+                f"This model's maximum context length is {self._context_window} tokens. However, your input has"
+                f" {len(token_ids)} tokens. Please reduce its length."
+            )
+            raise ApiError(ErrorReason.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED, message, "input")
+        return Prompt(token_ids)
+
+    def _truncate(self, request: GenerateRequest, whole: list[int]) -> list[int]:
+        """Token ids without as few items from the front as leave room for an answer; ``whole`` if none may go.
+
+        If no cut leaves that room, the shortest prompt there is.
+        """
+        wanted = request.max_output_tokens if request.HasField("max_output_tokens") else self._context_window // 8
+        room = max(1, min(wanted, self._context_window // 2))
+        cuts = _cuts(request.items)
+        if not cuts:
+            return whole
+
+        def tokenize(cut: int) -> list[int]:
+            return self._tokenize_items(request, _without_first(request.items, cut))
+
+        fits = bisect_left(cuts, True, key=lambda cut: len(tokenize(cut)) <= self._context_window - room)
+        return tokenize(cuts[min(fits, len(cuts) - 1)])
+
+    def _tokenize_items(self, request: GenerateRequest, items: Iterable[Item]) -> list[int]:
+        messages = read_conversation(request.instructions, items)
+        return self._tokenize(self._render(messages, request.tools))
+
+    def _render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> TracedStr:
+        return self._template.render(to_template(self._dialect.adapt(messages)), _to_template_tools(tools))
+
+    def _tokenize(self, rendered: TracedStr) -> list[int]:
+        token_ids: list[int] = []
+        run: list[str] = []
+
+        def end_run() -> None:
+            token_ids.extend(self._encode("".join(run)))
+            run.clear()
+
+        for segment in rendered.segments():
+            if segment.is_literal:
+                position = 0
+                for start, marker in self._markers.find(segment.text):
+                    run.append(segment.text[position:start])
+                    end_run()
+                    token_ids.append(self._markers.ids[marker])
+                    position = start + len(marker)
+                run.append(segment.text[position:])
+            elif generated := self._generated_ids(segment):
+                end_run()
+                token_ids.extend(generated)
+            else:
+                run.append(segment.text)
+        end_run()
+        bos = self._tokenizer.bos_token_id
+        return token_ids if bos is None or token_ids[:1] == [bos] else [bos, *token_ids]
+
+    def _generated_ids(self, segment: Segment) -> Sequence[int]:
+        """The ids that the model generated as this segment; empty if they are unknown or do not spell just its text."""
+        content = segment.content
+        if content is None or segment.text != content.text or not self._marker_ids.isdisjoint(content.token_ids):
+            return ()
+        try:
+            spells = self._tokenizer.decode(content.token_ids) == segment.text.encode()
+        except KeyError:  # ids of another vocabulary
+            return ()
+        return content.token_ids if spells else ()
+
+    def _encode(self, run: str) -> Sequence[int]:
+        if not run:
+            return ()
+        token_ids = self._runs.get(run)
+        if token_ids is None:
+            text = run.encode(errors="replace").decode()  # JSON can spell half a surrogate pair
+            token_ids = [token_id for piece in self._markers.cut(text) for token_id in self._tokenizer.encode(piece)]
+            self._runs.put(run, token_ids)
+        return token_ids
+
+    def _warn_of_lost_markers(self) -> None:
+        """The template's text goes through an operation that forgets its origin: safe, but the model will do worse."""
+        rendered = self._render([ChatMessage("system", "a"), ChatMessage("user", "b"), ChatMessage("assistant", "c")])
+        literal = [
+            marker for part in rendered.segments() if part.is_literal for _, marker in self._markers.find(part.text)
+        ]
+        if literal != [marker for _, marker in self._markers.find(rendered)]:
+            log.warning("chat template builds control tokens in a way that cannot be traced")
+
+
+class _RunCache:
+    """Token ids of texts, the least recently used ones dropped beyond a number of characters in all."""
+
+    def __init__(self, max_chars: int) -> None:
+        self._max_chars = max_chars
+        self._chars = 0
+        self._runs: OrderedDict[str, Sequence[int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, run: str) -> Sequence[int] | None:
+        with self._lock:
+            token_ids = self._runs.get(run)
+            if token_ids is not None:
+                self._runs.move_to_end(run)
+            return token_ids
+
+    def put(self, run: str, token_ids: Sequence[int]) -> None:
+        with self._lock:
+            if run not in self._runs:
+                self._chars += len(run)
+            self._runs[run] = token_ids
+            while self._chars > self._max_chars:
+                dropped, _ = self._runs.popitem(last=False)
+                self._chars -= len(dropped)
+
+
+def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
+    """The tokens that templates know by name. Of several end tokens the first of the vocabulary, by convention its
+    ``eos_token``; those added for chats come after it."""
+    texts = {token_id: text for text, token_id in tokenizer.markers.items()}
+    special_tokens = {"bos_token": "", "eos_token": ""}
+    if tokenizer.bos_token_id in texts:
+        special_tokens["bos_token"] = texts[tokenizer.bos_token_id]
+    if ends := tokenizer.eos_token_ids & texts.keys():
+        special_tokens["eos_token"] = texts[min(ends)]
+    return special_tokens
+
+
+def _to_template_tools(tools: Sequence[Tool]) -> list[dict[str, object]] | None:
+    """``tools`` as Hugging Face's templates take them; None if there are none.
+
+    Raises:
+        ApiError: UNSUPPORTED_VALUE, a tool that is no function.
+    """
+    converted: list[dict[str, object]] = []
+    for index, tool in enumerate(tools):
+        if tool.WhichOneof("kind") != "function":
+            message = "The model takes functions only."
+            raise ApiError(ErrorReason.ERROR_REASON_UNSUPPORTED_VALUE, message, f"tools[{index}]")
+        function: dict[str, object] = {"name": tool.function.name, "description": tool.function.description}
+        function["parameters"] = _schema(tool.function.parameters, f"tools[{index}].parameters")
+        converted.append({"type": TracedStr.literal("function"), "function": function})
+    return converted or None
+
+
+def _schema(text: str, param: str) -> object:
+    try:
+        return json.loads(text) if text else {}
+    except (ValueError, RecursionError) as error:
+        message = "The parameters are not valid JSON."
+        raise ApiError(ErrorReason.ERROR_REASON_INVALID_JSON_SCHEMA, message, param) from error
+
+
+def _is_kept(item: Item) -> bool:
+    """Whether truncation must leave ``item``: rules are never dropped."""
+    return item.WhichOneof("kind") == "message" and item.message.role in SYSTEM_ROLES
+
+
+def _without_first(items: Sequence[Item], cut: int) -> list[Item]:
+    return [item for index, item in enumerate(items) if index >= cut or _is_kept(item)]
+
+
+def _cuts(items: Sequence[Item]) -> list[int]:
+    """The numbers of items, rising, that truncation may drop from the front.
+
+    At least one item stays besides the rules, and no call is parted from its output.
+    """
+    calls: dict[str, int] = {}
+    parted = [0] * (len(items) + 1)  # how many more pairs a cut here parts than one before
+    for index, item in enumerate(items):
+        if item.HasField("function_call"):
+            calls[item.function_call.call_id] = index
+        elif item.HasField("function_call_output") and item.function_call_output.call_id in calls:
+            parted[calls[item.function_call_output.call_id] + 1] += 1
+            parted[index + 1] -= 1
+    parts = list(accumulate(parted))
+    droppable = [index for index, item in enumerate(items) if not _is_kept(item)]
+    return [index + 1 for index in droppable[:-1] if not parts[index + 1]]
