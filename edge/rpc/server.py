@@ -33,7 +33,7 @@ async def start_server(core: Core, settings: EdgeSettings) -> tuple[grpc.aio.Ser
     )
     servicer = ResponsesServicer(core, owner=settings.owner, slow_reader_timeout_s=settings.slow_reader_timeout_s)
     add_ResponsesServiceServicer_to_server(servicer, server)
-    health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # its stubs lack it
+    health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection([SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     try:

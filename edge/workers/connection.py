@@ -83,7 +83,7 @@ class WorkerConnection:
         try:
             model = await stub.GetModel(pb.GetModelRequest(), timeout=_CALL_TIMEOUT_S)
             stream = WorkerStream(
-                stub.Attach(),  # type: ignore[call-arg]  # the form without an iterator, for `write`
+                stub.Attach(),
                 name=name,
                 silence_s=self._silence_s,
                 opened=self._changed.set,

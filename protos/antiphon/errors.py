@@ -1,7 +1,7 @@
 """The one error that a client may see, and its one mapping to and from ``google.rpc.Status``."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -106,8 +106,8 @@ def to_call_status(error: ApiError) -> CallStatus:
     return CallStatus(code, error.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
 
 
-def from_trailing_metadata(metadata: Sequence[tuple[str, str | bytes]] | None) -> ApiError | None:
-    """The ApiError that a failed call carries; None if the other side did not send one."""
+def from_trailing_metadata(metadata: Iterable[Any] | None) -> ApiError | None:
+    """The ApiError that a failed call carries in its pairs of metadata; None if the other side did not send one."""
     serialized = dict(metadata or ()).get(STATUS_DETAILS_KEY)
     if not isinstance(serialized, bytes):
         return None

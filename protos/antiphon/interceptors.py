@@ -16,7 +16,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Behavior = Callable[[Any, Context], Any]
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor[Any, Any]):
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Ends a call whose method raises with ``google.rpc.Status``: an ApiError as it is, anything else as INTERNAL.
 
     What is no ApiError is a bug: it is logged once with its traceback, and the caller learns nothing of it.
