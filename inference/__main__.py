@@ -1,0 +1,125 @@
+"""Starts the worker: ``python -m inference``, settings from ``INFERENCE_*`` variables (see ``inference.settings``).
+
+Exit codes: 0 after a drain, 1 when the worker could not start or its engine has died, 2 when a setting is wrong.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, NoReturn, assert_never
+
+import uvloop
+
+from inference import log as logs
+from inference.engines.base import Engine, EngineDead
+from inference.server import WorkerServer
+from inference.settings import InferenceSettings, read_settings
+
+log = logging.getLogger("inference")
+
+_REPORT_DEATH_S = 2.0
+"""How long failures may take to reach their callers once the engine has died."""
+_CLOSE_S = 10.0
+"""How long an engine may take to stop."""
+
+
+def main() -> NoReturn:
+    """Run the worker as this process.
+
+    Leaves without Python's own clean-up, which waits for threads: an engine's may hang in native code.
+    """
+    try:
+        settings = read_settings(os.environ)
+    except ValueError as error:
+        print(f"inference: {error}", file=sys.stderr)
+        sys.exit(2)
+    logs.configure(settings.log_level)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # see ``run``
+    loop = uvloop.new_event_loop()
+    try:
+        code = loop.run_until_complete(run(settings, create_engine(settings)))
+    except Exception:
+        log.exception("worker failed")
+        code = 1
+    logging.shutdown()
+    os._exit(code)
+
+
+def create_engine(settings: InferenceSettings) -> Engine:
+    """The engine that the settings name; imported only now, since each brings a library of its own."""
+    match settings.engine:
+        case "llamacpp":
+            from inference.engines.llamacpp import LlamaCppEngine, LlamaCppSettings
+
+            return LlamaCppEngine(
+                LlamaCppSettings(
+                    model_path=Path(settings.model_path),
+                    context_window=settings.context_window,
+                    parallel=settings.parallel,
+                    threads=settings.threads or max(1, (os.cpu_count() or 1) // 2),
+                )
+            )
+        case "scripted":
+            raise NotImplementedError
+        case _:
+            assert_never(settings.engine)
+
+
+async def run(settings: InferenceSettings, engine: Engine) -> int:
+    """Serve until a signal comes or the engine dies; return the exit code."""
+    # The engine comes before gRPC: some start processes, which must not inherit its threads. Until it is ready, which
+    # may take minutes in native code, signals end the process as they do by default.
+    try:
+        await engine.start()
+        server = WorkerServer(engine, settings)
+        address = await server.start()
+    except (EngineDead, OSError) as error:
+        log.error("cannot start", extra={"error": str(error)})
+        return 1
+    stop = asyncio.Event()  # the first signal: drain
+    hurry = asyncio.Event()  # the second: leave
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
+    gc.freeze()  # what lives now lives for good: the collector need not look at it again
+    log.info("serving", extra={"address": address, "model": settings.model_name, "engine": engine.info.engine})
+
+    died = server.generations.engine_died
+    cause = await _first(stop=stop.wait(), died=died.wait())
+    log.info("draining", extra={"cause": cause})
+    if cause == "stop":
+        await _first(drained=server.drain(settings.drain_timeout_s), hurry=hurry.wait(), died=died.wait())
+    else:
+        await server.drain(_REPORT_DEATH_S)
+    await server.stop()
+    if died.is_set():
+        return 1
+    try:
+        async with asyncio.timeout(_CLOSE_S):
+            await engine.close()
+    except TimeoutError:
+        log.warning("engine did not stop in time")
+    log.info("stopped")
+    return 0
+
+
+async def _first(**waits: Coroutine[Any, Any, object]) -> str:
+    """The name of the first of ``waits`` to return, or what it raises; the others are cancelled."""
+    tasks = {asyncio.ensure_future(wait): name for name, wait in waits.items()}
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    first = done.pop()
+    first.result()
+    return tasks[first]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Who may use the engine: a bounded number of generations at once, a bounded number that wait, by tier and arrival."""
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from antiphon.errors import ApiError
+from antiphon.inference.v1 import inference_pb2 as pb
+from antiphon.responses.v1.error_pb2 import ErrorReason
+from antiphon.responses.v1.response_pb2 import ServiceTier
+
+_RANKS: dict[ServiceTier.ValueType, int] = {
+    ServiceTier.SERVICE_TIER_PRIORITY: 0,
+    ServiceTier.SERVICE_TIER_UNSPECIFIED: 1,
+    ServiceTier.SERVICE_TIER_AUTO: 1,
+    ServiceTier.SERVICE_TIER_DEFAULT: 1,
+    ServiceTier.SERVICE_TIER_FLEX: 2,
+}
+_MIN_RETRY_MS, _MAX_RETRY_MS = 1000, 60_000
+
+
+class Place:
+    """One generation's place, from its arrival until it ends. Made by ``Admission.enter``."""
+
+    def __init__(self, admission: "Admission", rank: int, arrival: int) -> None:
+        self._admission = admission
+        self._order = (rank, arrival)
+        self.its_turn: asyncio.Future[None] | None = None
+        """None until it lines up."""
+        self.running_since: float | None = None
+
+    def __lt__(self, other: "Place") -> bool:
+        return self._order < other._order
+
+    async def turn(self) -> None:
+        """Wait until the engine has room for this generation and no other comes before it."""
+        assert self.its_turn is None
+        self.its_turn = asyncio.get_running_loop().create_future()
+        self._admission.line_up(self)
+        await self.its_turn
+
+
+class Admission:
+    """At most ``capacity`` generations run, at most ``max_waiting`` more wait or are being prepared.
+
+    Priority goes before default, and default before flex; equals in the order of their arrival.
+    """
+
+    def __init__(self, *, capacity: int, max_waiting: int) -> None:
+        self.capacity = capacity
+        self._max_waiting = max_waiting
+        self._entered = 0
+        self._running = 0
+        self._queue: list[Place] = []
+        self._arrivals = itertools.count()
+        self._mean_run_s = 1.0
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.is_draining = False
+        """Nothing new may enter; who is in stays in."""
+
+    @property
+    def running(self) -> int:
+        """Generations whose turn has come."""
+        return self._running
+
+    @property
+    def load(self) -> pb.Load:
+        """How busy the worker is."""
+        return pb.Load(
+            running=self._running,
+            waiting=self._entered - self._running,
+            capacity=self.capacity,
+            draining=self.is_draining,
+        )
+
+    @contextmanager
+    def enter(self, tier: ServiceTier.ValueType) -> Iterator[Place]:
+        """Hold a place for one generation; leaving the context frees it, whatever state it is in.
+
+        Raises:
+            ApiError: OVERLOADED if every place is taken, WORKER_UNAVAILABLE if the worker drains.
+        """
+        if self.is_draining:
+            raise ApiError(ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE, "This worker is shutting down.")
+        if self._entered >= self.capacity + self._max_waiting:
+            raise ApiError(
+                ErrorReason.ERROR_REASON_OVERLOADED,
+                "The model is overloaded with requests. Try again later.",
+                retry_after_ms=self._retry_after_ms(),
+            )
+        # tiers of a newer contract count as default
+        place = Place(self, _RANKS.get(tier, 1), next(self._arrivals))
+        self._entered += 1
+        self._empty.clear()
+        try:
+            yield place
+        finally:
+            self._leave(place)
+
+    async def empty(self) -> None:
+        """Wait until nobody holds a place."""
+        await self._empty.wait()
+
+    def line_up(self, place: Place) -> None:
+        """Queue ``place``; resolves its ``its_turn`` in time. For ``Place`` only."""
+        heapq.heappush(self._queue, place)
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._queue and self._running < self.capacity:
+            place = heapq.heappop(self._queue)
+            assert place.its_turn is not None
+            if not place.its_turn.done():  # cancelled ones are on their way out
+                place.its_turn.set_result(None)
+                place.running_since = monotonic()
+                self._running += 1
+
+    def _leave(self, place: Place) -> None:
+        self._entered -= 1
+        if place.running_since is not None:
+            self._running -= 1
+            self._mean_run_s += (monotonic() - place.running_since - self._mean_run_s) / 8
+        elif place in self._queue:
+            self._queue.remove(place)
+            heapq.heapify(self._queue)
+        self._admit()
+        if self._entered == 0:
+            self._empty.set()
+
+    def _retry_after_ms(self) -> int:
+        """Time until the queue has moved by a place for the caller, from how long generations took of late."""
+        waiting = self._entered - self._running
+        estimate_ms = int(1000 * self._mean_run_s * (waiting + 1) / self.capacity)
+        return min(max(estimate_ms, _MIN_RETRY_MS), _MAX_RETRY_MS)

@@ -1,0 +1,88 @@
+"""Settings of the worker, read once from the environment."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+PREFIX = "INFERENCE_"
+
+_Seconds = Annotated[float, Meta(gt=0)]
+_Positive = Annotated[int, Meta(ge=1)]
+
+
+class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every field is read from ``INFERENCE_<NAME>``.
+
+    =================== ================== =================================================================
+    variable            default            meaning
+    =================== ================== =================================================================
+    LISTEN              127.0.0.1:50061    host:port (0: any free port) or unix:PATH
+    ENGINE              llamacpp           llamacpp or scripted
+    MODEL_PATH          (empty)            the model's file; llamacpp needs it
+    MODEL_NAME          default            the name that requests use
+    CONTEXT_WINDOW      8192               tokens of prompt and output together, per generation
+    PARALLEL            4                  generations at once
+    THREADS             half the cores     threads of the engine
+    MAX_WAITING         256                generations that wait for their turn, or are being prepared
+    MAX_REQUEST_BYTES   67108864           largest request, put together from its chunks
+    HEARTBEAT_MS        1000               longest silence on an Attach stream
+    STALL_TIMEOUT_S     30                 an Attach peer that takes nothing for this long is cut off
+    DRAIN_TIMEOUT_S     30                 how long running generations may go on after SIGTERM
+    LOG_LEVEL           info               debug, info, warning or error
+    =================== ================== =================================================================
+    """
+
+    listen: Annotated[str, Meta(pattern=r"^(unix:.+|[^/]+:[0-9]{1,5})$")] = "127.0.0.1:50061"
+    """``host:port`` (port 0: any free one, named in the log) or ``unix:PATH``."""
+    engine: Literal["llamacpp", "scripted"] = "llamacpp"
+    """Which engine runs the model."""
+    model_path: str = ""
+    """The model's file."""
+    model_name: Annotated[str, Meta(min_length=1)] = "default"
+    """The name that requests use."""
+    context_window: Annotated[int, Meta(ge=16)] = 8192
+    """Tokens of prompt and output together, per generation."""
+    parallel: _Positive = 4
+    """Generations at once."""
+    threads: Annotated[int, Meta(ge=0)] = 0
+    """Threads of the engine; 0: half the cores, at least one."""
+    max_waiting: Annotated[int, Meta(ge=0)] = 256
+    """Generations that wait for their turn, or are being prepared; beyond, OVERLOADED."""
+    max_request_bytes: _Positive = 64 * 1024 * 1024
+    """Largest serialized request, put together from its chunks."""
+    heartbeat_ms: Annotated[int, Meta(ge=10)] = 1000
+    """Longest silence of this worker on an Attach stream, in milliseconds."""
+    stall_timeout_s: _Seconds = 30
+    """An Attach peer that takes nothing for this long loses its stream and the generations on it."""
+    drain_timeout_s: _Seconds = 30
+    """How long running generations may go on after SIGTERM."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged."""
+
+
+def read_settings(environ: Mapping[str, str]) -> InferenceSettings:
+    """The settings in ``environ``.
+
+    Raises:
+        ValueError: a variable is wrong or unknown; the message names it.
+    """
+    names = {PREFIX + field.upper(): field for field in InferenceSettings.__struct_fields__}
+    values: dict[str, str] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(PREFIX):
+            continue
+        if variable not in names:
+            raise ValueError(f"{variable}: no such setting; known are {', '.join(sorted(names))}")
+        values[names[variable]] = value
+    for field, value in values.items():  # one by one, so that the message can name the variable
+        try:
+            msgspec.convert({field: value}, InferenceSettings, strict=False)
+        except msgspec.ValidationError as error:
+            reason = str(error).rsplit(" - at ", 1)[0]
+            raise ValueError(f"{PREFIX}{field.upper()}: {reason} (it is {value!r})") from None
+    settings = msgspec.convert(values, InferenceSettings, strict=False)
+    if settings.engine == "llamacpp" and not settings.model_path:
+        raise ValueError(f"{PREFIX}MODEL_PATH: the llamacpp engine needs the path of a GGUF file")
+    return settings
