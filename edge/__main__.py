@@ -56,7 +56,7 @@ async def serve(settings: EdgeSettings, stopping: asyncio.Event) -> None:
         await site.stop()
         try:
             async with asyncio.timeout(settings.drain_timeout_s):
-                await core.drained()
+                await core.drain()
         except TimeoutError:
             log.warning("responses aborted at the end of the drain timeout")
 
@@ -76,12 +76,13 @@ def main() -> int:
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         await serve(settings, stopping)
 
+    status = 0
     try:
         uvloop.run(run())
-    except OSError as error:
-        print(f"edge: {error}", file=sys.stderr)
-        return 1
-    return 0
+    except* OSError as errors:
+        print(f"edge: {errors.exceptions[0]}", file=sys.stderr)
+        status = 1
+    return status
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ class Core:
         self._ping_store = ping_store
         self._store_known_up_until = 0.0
         self._running = 0
+        self._is_draining = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -70,7 +71,7 @@ class Core:
         Raises:
             ApiError: the request is invalid, or cannot be served now. Nothing was changed.
         """
-        if self._running >= self._settings.max_running:
+        if self._is_draining or self._running >= self._settings.max_running:
             message = "The server is overloaded. Try again later."
             raise ApiError(ErrorReason.ERROR_REASON_OVERLOADED, message, retry_after_ms=1000)
         self._running += 1
@@ -119,12 +120,13 @@ class Core:
         Raises:
             ApiError: WORKER_UNAVAILABLE or STORE_UNAVAILABLE.
         """
-        if not self._pool.is_ready:
+        if self._is_draining or not self._pool.is_ready:
             raise ApiError(ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE, "No worker is ready.", retry_after_ms=1000)
         await self._check_store()
 
-    async def drained(self) -> None:
-        """Return when no response runs."""
+    async def drain(self) -> None:
+        """Take nothing new, and return when no response runs."""
+        self._is_draining = True
         await self._idle.wait()
 
     async def _open(self, owner: str, params: response_pb2.ResponseParams) -> ResponseRun:
