@@ -61,7 +61,8 @@ class Output:
         self._output_tokens = 0
         self._reasoning_tokens = 0
         self._kind: pb.PartKind.ValueType | None = None
-        self._token_ids: list[int] = []
+        self._token_ids: list[int] = []  # since the last delta
+        self._tokens_since_delta = 0  # the same, but for resumed ones, which are counted and not told
         self._logprobs: list[content_pb2.Logprob] = []
         self.is_finished = False
         """``Finished`` has been returned."""
@@ -107,6 +108,7 @@ class Output:
 
     def _take(self, token_id: int, logprob: TokenLogprob | None, events: list[OutputEvent]) -> None:
         self._output_tokens += 1
+        self._tokens_since_delta += 1
         self._token_ids.append(token_id)
         if logprob is not None:
             self._logprobs.append(self._to_logprob(logprob))
@@ -136,7 +138,8 @@ class Output:
         if text and self._logprobs:
             logprobs, self._logprobs = self._logprobs, []
         if self._kind in _REASONING_KINDS:
-            self._reasoning_tokens += len(self._token_ids)
+            self._reasoning_tokens += self._tokens_since_delta
+        self._tokens_since_delta = 0
         events.append(Delta(text, self._token_ids, logprobs))
         self._token_ids = []
 

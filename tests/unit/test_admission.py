@@ -1,0 +1,166 @@
+"""Order, bounds and cancellation of the places at the engine."""
+
+import asyncio
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from antiphon.errors import ApiError
+from antiphon.responses.v1.error_pb2 import ErrorReason
+from antiphon.responses.v1.response_pb2 import ServiceTier
+from inference.admission import Admission
+
+DEFAULT = ServiceTier.SERVICE_TIER_DEFAULT
+FLEX = ServiceTier.SERVICE_TIER_FLEX
+PRIORITY = ServiceTier.SERVICE_TIER_PRIORITY
+
+
+async def visit(admission: Admission, tier: ServiceTier.ValueType, name: str, order: list[str]) -> None:
+    with admission.enter(tier) as place:
+        await place.turn()
+        order.append(name)
+
+
+async def settle() -> None:
+    """Let every task run until it waits."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_priority_goes_before_default_and_default_before_flex_and_equals_in_order_of_arrival() -> None:
+    admission = Admission(capacity=1, max_waiting=10)
+    order: list[str] = []
+    arrivals = {"f1": FLEX, "d1": DEFAULT, "p1": PRIORITY, "f2": FLEX, "d2": DEFAULT, "p2": PRIORITY}
+    async with asyncio.TaskGroup() as tasks:
+        with admission.enter(DEFAULT) as first:
+            await first.turn()
+            for name, tier in arrivals.items():
+                tasks.create_task(visit(admission, tier, name, order))
+            await settle()
+            assert order == []
+            assert (admission.load.running, admission.load.waiting) == (1, 6)
+    assert order == ["p1", "p2", "d1", "d2", "f1", "f2"]
+
+
+async def test_a_generation_that_is_still_prepared_blocks_nobody_and_keeps_its_arrival() -> None:
+    admission = Admission(capacity=1, max_waiting=10)
+    order: list[str] = []
+    with ExitStack() as slow, ExitStack() as quick:
+        slow_place = slow.enter_context(admission.enter(DEFAULT))
+        await quick.enter_context(admission.enter(DEFAULT)).turn()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(visit(admission, DEFAULT, "later", order))
+            await settle()
+            turn = tasks.create_task(slow_place.turn())
+            await settle()
+            quick.close()
+            await turn
+            assert order == []
+            slow.close()
+    assert order == ["later"]
+
+
+async def test_beyond_its_bound_it_refuses_and_says_when_to_come_again() -> None:
+    admission = Admission(capacity=1, max_waiting=1)
+    with admission.enter(DEFAULT), admission.enter(DEFAULT):
+        with pytest.raises(ApiError) as refused, admission.enter(PRIORITY):
+            pass
+        assert refused.value.reason == ErrorReason.ERROR_REASON_OVERLOADED
+        assert refused.value.retry_after_ms is not None
+        assert 1000 <= refused.value.retry_after_ms <= 60_000
+    with admission.enter(DEFAULT) as place:
+        await place.turn()
+
+
+async def test_while_it_drains_nobody_enters_and_who_is_in_stays_in() -> None:
+    admission = Admission(capacity=1, max_waiting=5)
+    order: list[str] = []
+    async with asyncio.TaskGroup() as tasks:
+        with admission.enter(DEFAULT) as first:
+            await first.turn()
+            tasks.create_task(visit(admission, DEFAULT, "waits", order))
+            await settle()
+            admission.is_draining = True
+            with pytest.raises(ApiError) as refused, admission.enter(DEFAULT):
+                pass
+            assert refused.value.reason == ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0):
+                    await admission.empty()
+        async with asyncio.timeout(5):
+            await admission.empty()
+    assert order == ["waits"]
+
+
+@pytest.mark.parametrize("its_turn_has_come", [False, True])
+async def test_a_cancelled_waiter_leaves_no_trace_even_if_its_turn_came_in_the_same_moment(
+    its_turn_has_come: bool,
+) -> None:
+    admission = Admission(capacity=1, max_waiting=5)
+    order: list[str] = []
+    async with asyncio.TaskGroup() as tasks:
+        with ExitStack() as running:
+            await running.enter_context(admission.enter(DEFAULT)).turn()
+            cancelled = tasks.create_task(visit(admission, PRIORITY, "cancelled", order))
+            tasks.create_task(visit(admission, DEFAULT, "next", order))
+            await settle()
+            if its_turn_has_come:
+                running.close()
+            cancelled.cancel()
+    assert order == ["next"]
+    assert admission.load.running == admission.load.waiting == 0
+
+
+@given(
+    capacity=st.integers(1, 3),
+    max_waiting=st.integers(0, 4),
+    script=st.lists(
+        st.tuples(st.sampled_from(["arrive", "finish", "cancel", "settle"]), st.integers(0, 20)), max_size=60
+    ),
+)
+def test_whatever_happens_the_bounds_hold_and_everyone_is_served_or_refused(
+    capacity: int, max_waiting: int, script: list[tuple[str, int]]
+) -> None:
+    async def run() -> None:
+        admission = Admission(capacity=capacity, max_waiting=max_waiting)
+        running: dict[int, asyncio.Event] = {}
+        refused: set[int] = set()
+
+        async def visit(number: int) -> None:
+            try:
+                with admission.enter(ServiceTier.ValueType(number % 5)) as place:
+                    await place.turn()
+                    running[number] = asyncio.Event()
+                    assert len(running) <= capacity
+                    try:
+                        await running[number].wait()
+                    finally:
+                        del running[number]
+            except ApiError:
+                refused.add(number)
+
+        visitors: list[asyncio.Task[None]] = []
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            for action, choice in script:
+                match action:
+                    case "arrive":
+                        visitors.append(tasks.create_task(visit(len(visitors))))
+                    case "finish" if running:
+                        list(running.values())[choice % len(running)].set()
+                    case "cancel" if visitors:
+                        visitors[choice % len(visitors)].cancel()
+                    case _:
+                        await settle()
+                load = admission.load
+                assert load.running <= capacity
+                assert load.running + load.waiting <= capacity + max_waiting
+            while not all(visitor.done() for visitor in visitors):
+                await settle()
+                for event in running.values():
+                    event.set()
+        assert admission.load.running == admission.load.waiting == 0
+        await admission.empty()
+
+    asyncio.run(run())
