@@ -65,7 +65,9 @@ def create_engine(settings: InferenceSettings) -> Engine:
                 )
             )
         case "scripted":
-            raise NotImplementedError
+            from inference.engines.scripted import ScriptedEngine, ScriptedSettings
+
+            return ScriptedEngine(ScriptedSettings(context_window=settings.context_window, parallel=settings.parallel))
         case _:
             assert_never(settings.engine)
 

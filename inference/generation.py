@@ -14,7 +14,7 @@ from antiphon.responses.v1.error_pb2 import ErrorReason
 from inference.admission import Admission
 from inference.engines.base import Engine, EngineDead, EngineError
 from inference.output import Output, OutputEvent
-from inference.params import check_request, sampling_params, token_limit
+from inference.params import TokenLimit, check_request, sampling_params, token_limit
 from inference.parsing.plain import PlainParser
 from inference.prompt import PromptBuilder
 
@@ -87,15 +87,7 @@ class Generations:
             check_request(request, info, self.model.id)
             prompt = await self._build_prompt(request)
             limit = token_limit(request, input_tokens=len(prompt), context_window=info.context_window)
-            output = Output(
-                tokenizer=self._engine.tokenizer,
-                stop=request.stop,
-                parser=PlainParser(),
-                input_tokens=len(prompt),
-                limit=limit,
-                resume_token_ids=request.resume_token_ids,
-            )
-            report.output = output
+            output = report.output = self._output(request, input_tokens=len(prompt), limit=limit)
             yield pb.Accepted(input_tokens=len(prompt))
             await place.turn()
             report.started()
@@ -114,6 +106,21 @@ class Generations:
                     if output.is_finished:
                         return
             raise EngineError("the engine ended a generation without a reason")
+
+    def _output(self, request: pb.GenerateRequest, *, input_tokens: int, limit: TokenLimit) -> Output:
+        try:
+            return Output(
+                tokenizer=self._engine.tokenizer,
+                stop=request.stop,
+                parser=PlainParser(),
+                input_tokens=input_tokens,
+                limit=limit,
+                resume_token_ids=request.resume_token_ids,
+            )
+        except KeyError:
+            raise ApiError(
+                ErrorReason.ERROR_REASON_INVALID_VALUE, "The model has no such token.", "resume_token_ids"
+            ) from None
 
     async def _build_prompt(self, request: pb.GenerateRequest) -> list[int]:
         loop = asyncio.get_running_loop()
