@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
+from antiphon.errors import ApiError
 from store.errors import Fault, fault_of, store_unavailable
 
 Command = tuple[str | bytes | int, ...]
@@ -46,8 +47,10 @@ class CommandBatcher:
         self._timeout_s = timeout_s
         self._waiting: asyncio.Queue[_Request] = asyncio.Queue(_MAX_WAITING)
         self._senders: list[asyncio.Task[None]] = []
+        self._is_open = False
 
     async def __aenter__(self) -> Self:
+        self._is_open = True
         self._senders = [asyncio.create_task(self._send_batches()) for _ in range(self._pipelines)]
         return self
 
@@ -55,11 +58,12 @@ class CommandBatcher:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Stop at once; who still waits gets STORE_UNAVAILABLE."""
+        self._is_open = False
         for sender in self._senders:
             sender.cancel()
         await asyncio.gather(*self._senders, return_exceptions=True)
         while not self._waiting.empty():
-            _end([self._waiting.get_nowait()], ConnectionAbortedError("the store is being closed"))
+            _end([self._waiting.get_nowait()], _closed())
 
     async def execute(self, *commands: Command) -> list[Reply]:
         """Run ``commands`` in one round trip; their replies, in order, once Redis has acknowledged all of them.
@@ -99,6 +103,8 @@ class CommandBatcher:
             raise store_unavailable(error) from error
 
     async def _enqueue(self, commands: tuple[Command, ...]) -> list[Reply]:
+        if not self._is_open:
+            raise _closed()
         request = _Request(commands, asyncio.get_running_loop().create_future())
         try:
             self._waiting.put_nowait(request)
@@ -120,7 +126,7 @@ class CommandBatcher:
             except Exception as error:  # bugs too: they are the callers'
                 _end(batch, error)
             except asyncio.CancelledError:
-                _end(batch, ConnectionAbortedError("the store is being closed"))
+                _end(batch, _closed())
                 raise
 
     async def _send(self, batch: list[_Request]) -> None:
@@ -135,6 +141,10 @@ class CommandBatcher:
             own = [next(replies) for _ in request.commands]
             error = next((reply for reply in own if isinstance(reply, Exception)), None)
             _end([request], error or own)
+
+
+def _closed() -> ApiError:
+    return store_unavailable(ConnectionAbortedError("closed by this process"))
 
 
 def _end(batch: list[_Request], outcome: list[Reply] | Exception) -> None:

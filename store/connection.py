@@ -44,7 +44,7 @@ async def connect(url: str, *, timeout_s: float = 5.0) -> AsyncGenerator[Command
     Raises:
         ValueError: The URL has another form.
     """
-    client = _open_client(url)
+    client = open_client(url)
     try:
         async with CommandBatcher(client, pipelines=_PIPELINES, timeout_s=timeout_s) as commands:
             yield commands
@@ -52,7 +52,8 @@ async def connect(url: str, *, timeout_s: float = 5.0) -> AsyncGenerator[Command
         await client.aclose()
 
 
-def _open_client(url: str) -> Redis | RedisCluster:
+def open_client(url: str) -> Redis | RedisCluster:
+    """redis-py's client for ``url``, in the forms that ``connect`` takes; it is the caller's to close."""
     if urlsplit(url).scheme.endswith(_CLUSTER_SUFFIX):
         return _open_cluster(url.replace(_CLUSTER_SUFFIX, "", 1))
     # the batcher retries: two retries inside each other would multiply

@@ -1,7 +1,7 @@
 """Response records, and the chains that ``previous_response_id`` makes of them."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import zstandard
@@ -17,8 +17,8 @@ from store.ids import ResponseId, parse_item_id, parse_response_id
 
 _ZSTD_LEVEL = 3
 """Measured on 4 KB of English: 17 us, to 51 %; level 1: 13 us, 51 %. No dictionary: it would need upkeep."""
-_IN_LOOP_BYTES = 256 * 1024
-"""Records up to this size are packed and unpacked on the event loop (under 1 ms), larger ones in a thread."""
+_IN_LOOP_BYTES = 512 * 1024
+"""Up to this size records are packed and unpacked on the event loop (about 1 ms), above it in a thread."""
 
 _SHOWN_ID_LENGTH = 128
 """Characters of a client's id that a message repeats: it travels in gRPC's trailers, which are limited."""
@@ -57,9 +57,13 @@ class ResponseStore:
     """The records of finished responses, by owner.
 
     Records are immutable and live for ``retention_ms``, counted from their commit or from the last time that a chain
-    they are in was continued: the whole chain is refreshed at once, so a record never outlives its ancestors. What a
-    method has returned from is durable as far as Redis is: with AOF and ``appendfsync everysec`` it survives the death
-    of the server process; the death of the machine or a failover may cost the last second. It is seen by all edges.
+    they are in was continued: the whole chain is refreshed at once, so a record never outlives its ancestors.
+
+    What a method has returned from is seen by all edges, and is as durable as Redis is told to make it. With AOF and
+    ``appendfsync always`` it is on disk, and survives the death of the server process. ``everysec`` does not promise
+    that: while its background fsync runs, Redis keeps acknowledged writes in its own memory for up to 2 seconds
+    (``aof_buffer_length`` in INFO), and loses them if it is killed then: seen with Redis 7.0 and Valkey 9.1. A failover
+    may lose what was not replicated yet.
 
     Every id that a client may have made up is a string here and is parsed before it becomes part of a key. A record of
     another owner is absent, nothing else. Methods raise ApiError STORE_UNAVAILABLE when Redis does not serve.
@@ -99,7 +103,7 @@ class ResponseStore:
             ApiError: REQUEST_TOO_LARGE, if the record is over its limit.
         """
         response_id = _allocated(record.response.id)
-        ancestors = [_allocated(ancestor_id) for ancestor_id in record.ancestor_ids]
+        ancestors = self._keys(owner, record.ancestor_ids)
         size = record.ByteSize()
         if size > self._max_record_bytes:
             raise ApiError(
@@ -109,7 +113,7 @@ class ResponseStore:
         blob = _pack(record) if size <= _IN_LOOP_BYTES else await asyncio.to_thread(_pack, record)
         commands: list[Command] = [("SET", keys.response(owner, response_id), blob, "PX", self._retention_ms)]
         if ancestors:
-            commands.append(self._touch(owner, ancestors))
+            commands.append(self._touch(ancestors))
         await self._commands.execute(*commands)
 
     async def get(self, owner: str, response_id: str) -> ResponseRecord | None:
@@ -130,19 +134,17 @@ class ResponseStore:
             ApiError: PREVIOUS_RESPONSE_NOT_FOUND, if it or any of its ancestors is absent, foreign or deleted;
                 INVALID_VALUE, if the chain is too long or too large to be continued. Both name the parameter.
         """
-        last_id = parse_response_id(previous_response_id)
         last = await self.get(owner, previous_response_id)
-        if last_id is None or last is None:
+        if last is None:
             raise _previous_response_not_found(previous_response_id)
         if len(last.ancestor_ids) >= self._max_depth:
             raise _not_continuable(previous_response_id, f"is longer than {self._max_depth} responses")
-        ancestors = [_allocated(ancestor_id) for ancestor_id in last.ancestor_ids]
-        touch = self._touch(owner, [*ancestors, last_id])
+        ancestors = self._keys(owner, last.ancestor_ids)
+        touch = self._touch([*ancestors, *self._keys(owner, [previous_response_id])])
         if not ancestors:
             await self._commands.execute(touch)
             return Chain((last,))
-        read: Command = ("MGET", *(keys.response(owner, ancestor) for ancestor in ancestors))
-        blobs, _ = await self._commands.execute(read, touch)
+        blobs, _ = await self._commands.execute(("MGET", *ancestors), touch)
         if None in blobs:
             raise _previous_response_not_found(previous_response_id)
         if last.ByteSize() + sum(map(_unpacked_bytes, blobs)) > self._max_chain_bytes:
@@ -169,8 +171,10 @@ class ResponseStore:
             return None
         return next((item for item in (*record.input, *record.response.output) if item.id == item_id), None)
 
-    def _touch(self, owner: str, response_ids: Sequence[ResponseId]) -> Command:
-        names = [keys.response(owner, response_id) for response_id in response_ids]
+    def _keys(self, owner: str, allocated_ids: Iterable[str]) -> list[str]:
+        return [keys.response(owner, _allocated(response_id)) for response_id in allocated_ids]
+
+    def _touch(self, names: Sequence[str]) -> Command:
         return ("EVAL", _TOUCH, len(names), *names, self._retention_ms)
 
     async def _unpack(self, blobs: Sequence[bytes]) -> list[ResponseRecord]:

@@ -36,14 +36,23 @@ def redis_binary() -> str | None:
 class ValkeyServer:
     """One server process, which can be killed and started again over the same files.
 
-    The append-only file is on (``appendfsync everysec``), as in production. ``arguments`` go to its command line.
+    The append-only file is on, with ``appendfsync always``: with ``everysec`` a killed server may lose writes that it
+    acknowledged. ``arguments`` go to its command line, where the last one of a name counts.
     """
 
     def __init__(self, directory: Path, url: str, *arguments: str, binary: str | None = None) -> None:
         self.url = url
         self._directory = directory
-        self._command = [binary or valkey_binary(), "--dir", str(directory), "--save", "", "--appendonly", "yes"]
-        self._command += [*arguments, "--logfile", str(directory / "server.log")]
+        self._command = [binary or valkey_binary(), "--dir", str(directory), "--save", ""]
+        self._command += [
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+            *arguments,
+            "--logfile",
+            str(directory / "server.log"),
+        ]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -108,13 +117,13 @@ def valkey_server(directory: Path, *arguments: str, binary: str | None = None) -
 
 
 @contextmanager
-def valkey_cluster(directory: Path) -> Iterator[str]:
-    """The ``redis+cluster://`` URL of three nodes on loopback, each owning a third of the slots."""
-    ports = _free_ports(6)
-    nodes = [(ports[2 * i], ports[2 * i + 1]) for i in range(3)]
+def valkey_cluster_processes(directory: Path) -> Iterator[list[ValkeyServer]]:
+    """Three nodes on loopback, each owning a third of the slots, for tests that kill them."""
+    ports = free_ports(6)
+    servers: list[ValkeyServer] = []
     with ExitStack() as stack:
         clients = []
-        for port, bus_port in nodes:
+        for port, bus_port in zip(ports[:3], ports[3:], strict=True):
             files = directory / str(port)
             files.mkdir()
             server = ValkeyServer(
@@ -125,10 +134,11 @@ def valkey_cluster(directory: Path) -> Iterator[str]:
             )
             stack.callback(server.kill)
             server.start()
+            servers.append(server)
             clients.append(stack.enter_context(redis.Redis.from_url(server.url)))
         for i, client in enumerate(clients):
             client.cluster("ADDSLOTSRANGE", _SLOTS * i // 3, _SLOTS * (i + 1) // 3 - 1)
-        for port, bus_port in nodes[1:]:
+        for port, bus_port in zip(ports[1:3], ports[4:], strict=True):
             clients[0].cluster("MEET", "127.0.0.1", port, bus_port)
 
         def is_whole(client: redis.Redis) -> bool:
@@ -136,7 +146,19 @@ def valkey_cluster(directory: Path) -> Iterator[str]:
             return bool(info["cluster_state"] == "ok" and info["cluster_slots_ok"] == str(_SLOTS))
 
         _wait_for(lambda: all(map(is_whole, clients)), _CLUSTER_TIMEOUT_S)
-        yield f"redis+cluster://127.0.0.1:{nodes[0][0]},127.0.0.1:{nodes[1][0]}"
+        yield servers
+
+
+def cluster_url(servers: list[ValkeyServer]) -> str:
+    """The URL of the cluster that ``servers`` form."""
+    return "redis+cluster://" + ",".join(server.url.removeprefix("redis://") for server in servers)
+
+
+@contextmanager
+def valkey_cluster(directory: Path) -> Iterator[str]:
+    """The ``redis+cluster://`` URL of a running cluster of three nodes."""
+    with valkey_cluster_processes(directory) as servers:
+        yield cluster_url(servers)
 
 
 def _wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
@@ -147,7 +169,7 @@ def _wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
         time.sleep(0.01)
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
     """Ports that were free a moment ago, held at once so that they differ."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
