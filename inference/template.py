@@ -152,7 +152,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 @pass_eval_context
 def _join(context: EvalContext, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
-    return sync_do_join(context, value, TracedStr.concat([d]), attribute)
+    return sync_do_join(context, value, TracedStr.concat([str(d)]), attribute)
 
 
 def _to_json(

@@ -3,7 +3,26 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-MERGES = ("th", "the", "in", "er", "on", " a", " t", " the", "ss", "st", "us", "user", "as", "\n\n", "im", "<|", "|>", "é")
+MERGES = (
+    "th",
+    "the",
+    "in",
+    "er",
+    "on",
+    " a",
+    " t",
+    " the",
+    "ss",
+    "st",
+    "us",
+    "user",
+    "as",
+    "\n\n",
+    "im",
+    "<|",
+    "|>",
+    "é",
+)
 """Texts, besides single bytes, that are one token."""
 FIRST_MERGE = 256
 FIRST_MARKER = 1000
@@ -26,8 +45,8 @@ class ByteTokenizer:
         self._ids |= {text.encode(): token_id for text, token_id in self._markers.items() if "|" not in text}
         self._bytes = {token_id: text for text, token_id in self._ids.items()}
         self._bytes |= {token_id: b"" for text, token_id in self._markers.items() if "|" in text}
-        longest_first = sorted(self._ids, key=len, reverse=True)
-        self._token = re.compile(b"|".join(re.escape(text) for text in longest_first), re.DOTALL)
+        longest_first = sorted((text for text in self._ids if len(text) > 1), key=len, reverse=True)
+        self._token = re.compile(b"|".join([*map(re.escape, longest_first), b"."]), re.DOTALL)
         self.encoded: list[str] = []
         """Every text that was tokenized, in order."""
 
