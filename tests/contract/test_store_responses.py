@@ -238,22 +238,22 @@ async def test_a_record_over_its_limit_is_refused(commands: CommandBatcher, owne
 
 
 @pytest.mark.parametrize(
-    "blob",
+    ("blob", "why"),
     [
-        b"",
-        b"no zstd frame",
-        zstandard.ZstdCompressor().compress(b"\xff no message"),
-        zstandard.ZstdCompressor().compress(bytes(2**27)),  # 4 KB that would become 128 MB
-        zstandard.ZstdCompressor(write_content_size=False).compress(bytes(2**27)),
+        (b"", "no zstd frame"),
+        (b"something else", "no zstd frame"),
+        (zstandard.ZstdCompressor().compress(b"\xff no message"), "cannot be read"),
+        (zstandard.ZstdCompressor().compress(bytes(2**27)), f"would take {2**27} bytes"),  # from 4 KB
+        (zstandard.ZstdCompressor(write_content_size=False).compress(bytes(2**27)), "does not say its size"),
     ],
     ids=["empty", "other", "no message", "bomb", "bomb without size"],
 )
-async def test_what_is_no_record_is_refused_without_being_unpacked(
-    store: ResponseStore, raw: Redis | RedisCluster, owner: str, blob: bytes
+async def test_what_is_no_record_is_refused_and_a_bomb_before_it_is_unpacked(
+    store: ResponseStore, raw: Redis | RedisCluster, owner: str, blob: bytes, why: str
 ) -> None:
     response_id = new_response_id()
     await raw.set(keys.response(owner, response_id), blob)
-    with pytest.raises(CorruptRecord):
+    with pytest.raises(CorruptRecord, match=why):
         await store.get(owner, str(response_id))
 
 
