@@ -1,0 +1,32 @@
+"""Stacks that several files use: one with the default model, one that does what it is told."""
+
+from collections.abc import AsyncGenerator, Iterator
+
+import pytest
+
+from tests.support.http import Client, client_of
+from tests.support.stack import RunningStack, running_stack
+
+SCRIPTED = {"INFERENCE_ENGINE": "scripted", "INFERENCE_PARALLEL": "64", "INFERENCE_CONTEXT_WINDOW": "200000"}
+
+
+@pytest.fixture(scope="session")
+def model_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """``antiphon up`` as a user starts it, with the default model."""
+    with running_stack(tmp_path_factory.mktemp("model_stack")) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def scripted_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """Two edges on one port, and two workers that follow the script in the request. Nobody may kill it."""
+    folder = tmp_path_factory.mktemp("scripted_stack")
+    with running_stack(folder, workers=2, edges=2, environ=SCRIPTED) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def client(scripted_stack: RunningStack) -> AsyncGenerator[Client, None]:
+    """A client of the scripted stack."""
+    async with client_of(scripted_stack.base_url) as client:
+        yield client
