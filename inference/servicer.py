@@ -1,4 +1,4 @@
-"""InferenceService: one method per RPC. Errors leave through ``_answer_errors``, and nowhere else."""
+"""InferenceService: one method per RPC. Errors leave through ``answer_errors``, and nowhere else."""
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -35,7 +35,7 @@ class InferenceServicer(InferenceServiceServicer):
     async def Generate(  # type: ignore[override]  # the stub knows no coroutines that write
         self, request: pb.GenerateRequest, context: ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
     ) -> None:
-        async with _answer_errors(context), aclosing(self._generations.run(request)) as events:
+        async with answer_errors(context), aclosing(self._generations.run(request)) as events:
             async for event in events:
                 await write(context, _to_response(event), stall_timeout_s=self._limits.stall_timeout_s)
 
@@ -47,7 +47,7 @@ class InferenceServicer(InferenceServiceServicer):
         stream = AttachStream(self._generations, name=self._name, limits=self._limits, context=context)
         self._streams.add(stream)
         try:
-            async with _answer_errors(context):
+            async with answer_errors(context):
                 await stream.serve(request_iterator)
         finally:
             self._streams.remove(stream)
@@ -57,7 +57,7 @@ class InferenceServicer(InferenceServiceServicer):
         request: pb.CountTokensRequest,
         context: ServicerContext[pb.CountTokensRequest, pb.CountTokensResponse],
     ) -> pb.CountTokensResponse:
-        async with _answer_errors(context):
+        async with answer_errors(context):
             return pb.CountTokensResponse(input_tokens=await self._generations.count_tokens(request.request))
 
     async def GetModel(
@@ -72,7 +72,7 @@ class InferenceServicer(InferenceServiceServicer):
 
 
 @asynccontextmanager
-async def _answer_errors(context: ServicerContext[Any, Any]) -> AsyncGenerator[None, None]:
+async def answer_errors(context: ServicerContext[Any, Any]) -> AsyncGenerator[None, None]:
     """End the call with the ApiError raised inside; anything else is a bug and shows no details."""
     try:
         yield
