@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _ROUTING_HEAD_BYTES: Final = 4096
 """So much of a prompt decides which worker gets it, when nothing else does."""
+
+_INPUT_ITEM: Final = re.compile(r"input\[([0-9]+)\](.*)", re.DOTALL)
 
 _FIRST_COMMIT_RETRY_S: Final = 0.1
 _STORE_KNOWN_UP_S: Final = 1.0
@@ -77,10 +80,10 @@ class Core:
         self._running += 1
         self._idle.clear()
         try:
-            run = await self._open(owner, params)
+            run, history_items = await self._open(owner, params)
             started_at = time.monotonic()
             try:
-                await run.start()
+                await _start(run, history_items)
                 yield run
             finally:
                 run.abort()
@@ -129,7 +132,8 @@ class Core:
         self._is_draining = True
         await self._idle.wait()
 
-    async def _open(self, owner: str, params: response_pb2.ResponseParams) -> ResponseRun:
+    async def _open(self, owner: str, params: response_pb2.ResponseParams) -> tuple[ResponseRun, int]:
+        """A run that has not started, and how many items of earlier responses come before its own input."""
         validate(params)
         record = ResponseRecord(input=params.input)
         items: list[item_pb2.Item] = []
@@ -160,7 +164,7 @@ class Core:
                 record.response.CopyFrom(final)
                 await self._commit(owner, record)
 
-        return ResponseRun(
+        run = ResponseRun(
             ResponseEvents(response, new_item_id=item_ids.new, new_call_id=ids.new_call_id),
             _generate_request(response, items, cache_salt=owner),
             choose=choose,
@@ -168,6 +172,7 @@ class Core:
             heartbeat_interval_s=self._settings.heartbeat_interval_s,
             timeout_s=self._settings.response_timeout_s,
         )
+        return run, len(items) - len(params.input)
 
     async def _check_store(self) -> None:
         """Return if the store answered just now.
@@ -198,6 +203,16 @@ class Core:
                 log.warning("commit retried", extra={"response_id": record.response.id, "reason": str(error)})
             await asyncio.sleep(retry_s)
             retry_s *= 2
+
+
+async def _start(run: ResponseRun, history_items: int) -> None:
+    try:
+        await run.start()
+    except ApiError as error:  # the worker counts the items of the whole conversation, the client those it sent
+        place = _INPUT_ITEM.match(error.param or "")
+        if place is not None:
+            error.param = f"input[{max(0, int(place[1]) - history_items)}]{place[2]}"
+        raise
 
 
 def _generate_request(

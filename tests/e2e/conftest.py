@@ -7,7 +7,7 @@ import pytest
 from tests.support.http import Client, client_of
 from tests.support.stack import RunningStack, running_stack
 
-SCRIPTED = {"INFERENCE_ENGINE": "scripted", "INFERENCE_PARALLEL": "64", "INFERENCE_CONTEXT_WINDOW": "200000"}
+SCRIPTED = {"INFERENCE_ENGINE": "scripted", "INFERENCE_PARALLEL": "64", "INFERENCE_CONTEXT_WINDOW": "100000"}
 
 
 @pytest.fixture(scope="session")

@@ -200,7 +200,7 @@ async def test_a_large_request_arrives_whole(client: Client) -> None:
     filler = [{"role": "user", "content": f"{number} " + "x" * 1000} for number in range(100)]
     body = await client.create(model=MODEL, input=[*filler, {"role": "user", "content": HELLO}])
     assert output_text(body) == "Hello world."
-    assert body["usage"]["input_tokens"] > 100_000
+    assert body["usage"]["input_tokens"] > 10_000
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ async def test_other_content_types_are_refused(client: Client) -> None:
 
 
 async def test_a_prompt_that_does_not_fit_is_refused_before_any_event(client: Client) -> None:
-    error = await client.refused(400, model=MODEL, input="a b c " * 200_000, stream=True)
+    error = await client.refused(400, model=MODEL, input="x" * 900_000, stream=True)
     assert (error["code"], error["param"]) == ("context_length_exceeded", "input")
 
 
