@@ -142,6 +142,7 @@ class Core:
             chain = await self._store.load_chain(owner, previous_id)
             items.extend(chain.items())
             record.ancestor_ids.extend(chain.response_ids)
+            record.ancestor_bytes = chain.record_bytes
         elif params.store or not params.HasField("store"):
             await self._check_store()  # 503 before anything starts, not a failed commit at its end
         items.extend(params.input)

@@ -36,7 +36,7 @@ def valkey(state: State, environ: Mapping[str, str]) -> Program:
     # fmt: off
     command = [
         str(valkey_binary()), "--port", "0", "--unixsocket", str(state.socket), "--unixsocketperm", "700",
-        "--dir", str(state.data), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
+        "--dir", str(state.data), "--appendonly", "yes", "--appendfsync", "always", "--save", "",
     ]
     # fmt: on
     return Program(

@@ -43,6 +43,11 @@ class Chain:
         """The ids, root first: the ``ancestor_ids`` of a response that continues this chain."""
         return [record.response.id for record in self.records]
 
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of all records: the ``ancestor_bytes`` of a response that continues this chain."""
+        return _chain_bytes(self.records[-1])
+
     def items(self) -> Iterator[Item]:
         """The conversation: of every response its input and then its output, root first.
 
@@ -139,6 +144,8 @@ class ResponseStore:
             raise _previous_response_not_found(previous_response_id)
         if len(last.ancestor_ids) >= self._max_depth:
             raise _not_continuable(previous_response_id, f"is longer than {self._max_depth} responses")
+        if _chain_bytes(last) > self._max_chain_bytes:
+            raise _not_continuable(previous_response_id, f"takes more than {self._max_chain_bytes} bytes")
         ancestors = self._keys(owner, last.ancestor_ids)
         touch = self._touch([*ancestors, *self._keys(owner, [previous_response_id])])
         if not ancestors:
@@ -147,8 +154,6 @@ class ResponseStore:
         blobs, _ = await self._commands.execute(("MGET", *ancestors), touch)
         if None in blobs:
             raise _previous_response_not_found(previous_response_id)
-        if last.ByteSize() + sum(map(_unpacked_bytes, blobs)) > self._max_chain_bytes:
-            raise _not_continuable(previous_response_id, f"takes more than {self._max_chain_bytes} bytes")
         return Chain((*await self._unpack(blobs), last))
 
     async def delete(self, owner: str, response_id: str) -> bool:
@@ -196,6 +201,10 @@ def _unpack(blobs: Sequence[bytes]) -> list[ResponseRecord]:
         return [ResponseRecord.FromString(decompressor.decompress(blob)) for blob in blobs]
     except (zstandard.ZstdError, DecodeError) as error:
         raise CorruptRecord("a record cannot be read") from error
+
+
+def _chain_bytes(last: ResponseRecord) -> int:
+    return last.ancestor_bytes + last.ByteSize()
 
 
 def _unpacked_bytes(blob: bytes) -> int:

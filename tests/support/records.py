@@ -35,5 +35,7 @@ def chain_of_records(depth: int) -> list[ResponseRecord]:
     for turn in range(depth):
         ancestor_ids = [record.response.id for record in records]
         response_id = new_response_id(root) if turn else root
-        records.append(finished_record(response_id, ancestor_ids=ancestor_ids, question=f"{turn}?", answer=f"{turn}!"))
+        record = finished_record(response_id, ancestor_ids=ancestor_ids, question=f"{turn}?", answer=f"{turn}!")
+        record.ancestor_bytes = sum(ancestor.ByteSize() for ancestor in records)
+        records.append(record)
     return records
