@@ -27,7 +27,10 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text`` as plain text: no control token comes out, and no BOS is put before it."""
+        """Token ids of ``text`` as plain text: no marker comes out, and no BOS is put before it.
+
+        Characters that the vocabulary cannot spell, a fault of some small ones, become U+FFFD.
+        """
         ...
 
     def token_bytes(self, token_id: int) -> bytes:

@@ -60,6 +60,9 @@ class LlamaCppTokenizer:
         texts, types = _vocabulary(model_path, metadata)
         to_bytes = _byte_pair_bytes if metadata[_MODEL] == _BYTE_PAIRS else _sentencepiece_bytes
         self._bytes = [to_bytes(text, type_) for text, type_ in zip(texts, types, strict=True)]
+        self._single_bytes = bytes(range(256))
+        if metadata[_MODEL] == _BYTE_PAIRS:
+            self._single_bytes = b"".join({piece for piece in self._bytes if len(piece) == 1})
         added = (_TokenType.CONTROL, _TokenType.UNKNOWN, _TokenType.USER_DEFINED)
         self._markers = {
             text: token_id
@@ -93,6 +96,7 @@ class LlamaCppTokenizer:
         return self._eos_token_ids
 
     def encode(self, text: str) -> list[int]:
+        text = self._spellable(text)
         if self._forgeable is None:
             return self._tokenize(text) if text else []
         token_ids: list[int] = []
@@ -103,6 +107,12 @@ class LlamaCppTokenizer:
             token_ids += self._tokenize(text[start:cut])
             start = cut
         return token_ids + self._tokenize(text[start:]) if start < len(text) else token_ids
+
+    def _spellable(self, text: str) -> str:
+        """``text`` with U+FFFD for each character that has a byte without a token: llama.cpp would drop that byte."""
+        if not text.encode().translate(None, delete=self._single_bytes):
+            return text
+        return "".join(c if not c.encode().translate(None, delete=self._single_bytes) else "\ufffd" for c in text)
 
     def token_bytes(self, token_id: int) -> bytes:
         if not 0 <= token_id < len(self._bytes):

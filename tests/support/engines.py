@@ -1,0 +1,108 @@
+"""Engines under test, and prompts that make any of them do what a test needs."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from inference.engines.base import Engine, EngineStop, SamplingParams, TokenLogprob
+from inference.engines.llamacpp import LlamaCppEngine, LlamaCppSettings
+from inference.engines.scripted import ScriptedEngine, ScriptedSettings
+from tests.support.model import model_path
+
+Name = Literal["scripted", "llamacpp"]
+CONTEXT_WINDOW = 1024
+CAPACITY = 4
+GREEDY = SamplingParams(max_tokens=8, temperature=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A started engine."""
+
+    name: Name
+    engine: Engine
+
+    def chat(self, text: str) -> list[int]:
+        """A prompt of one user message in the form that both engines' models know."""
+        tokenizer = self.engine.tokenizer
+        start, end = tokenizer.markers["<|im_start|>"], tokenizer.markers["<|im_end|>"]
+        message = [start, *tokenizer.encode(f"user\n{text}"), end]
+        return [*message, *tokenizer.encode("\n"), start, *tokenizer.encode("assistant\n")]
+
+    def repeating(self, word: str) -> list[int]:
+        """After which a text of its own comes, for at least 40 tokens, greedily."""
+        return self.engine.tokenizer.encode(f" {word}" * 60)
+
+    def ending_turn(self) -> list[int]:
+        """After which the turn ends within 100 tokens, greedily."""
+        return self.chat("script:\nsay Hello world." if self.name == "scripted" else "Say hi.")
+
+    def endless(self) -> list[int]:
+        """After which hundreds of tokens come, one at a time."""
+        return self.chat("script:\npace 100\ntokens 1000") if self.name == "scripted" else self.repeating("one")
+
+    def long_prefill(self, tokens: int) -> list[int]:
+        """Of so many tokens, that take seconds before the first one comes; then at least three do."""
+        tokenizer = self.engine.tokenizer
+        filler = tokenizer.encode(" one")
+        if self.name == "llamacpp":
+            return filler * tokens
+        script = self.chat("script:\nprefill 200\nsay one one one one")
+        markers = [tokenizer.markers["<|im_start|>"], tokenizer.markers["<|im_end|>"]]
+        return [markers[0], *filler * (tokens - len(script) - len(markers)), markers[1], *script]
+
+    def failing(self) -> list[int]:
+        """After which this generation fails, and the engine does not."""
+        return self.chat("script:\nfail") if self.name == "scripted" else [2**31 - 1]
+
+
+@asynccontextmanager
+async def started(name: Name) -> AsyncGenerator[Subject, None]:
+    """An engine with small limits."""
+    engine: Engine
+    match name:
+        case "scripted":
+            engine = ScriptedEngine(ScriptedSettings(context_window=CONTEXT_WINDOW, parallel=CAPACITY))
+        case "llamacpp":
+            engine = LlamaCppEngine(
+                LlamaCppSettings(model_path(), context_window=CONTEXT_WINDOW, parallel=CAPACITY, threads=1)
+            )
+    await engine.start()
+    try:
+        yield Subject(name, engine)
+    finally:
+        await engine.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A generation that has come to its end."""
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprob]
+    stop: EngineStop
+    cached_tokens: int
+
+
+async def generate(engine: Engine, prompt: Sequence[int], params: SamplingParams = GREEDY) -> Generated:
+    """Run to the end, and hold every step to the protocol."""
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprob] = []
+    stop: EngineStop | None = None
+    cached_tokens: int | None = None
+    async with asyncio.timeout(100), aclosing(engine.generate("test", prompt, params)) as steps:
+        async for step in steps:
+            assert stop is None, "a step came after the last one"
+            assert len(step.logprobs) == (0 if params.top_logprobs is None else len(step.token_ids))
+            token_ids += step.token_ids
+            logprobs += step.logprobs
+            stop = step.stop
+            cached_tokens = cached_tokens if step.cached_tokens is None else step.cached_tokens
+    assert stop is not None
+    assert cached_tokens is not None
+    assert 0 <= cached_tokens < len(prompt)
+    assert (len(token_ids) == params.max_tokens) == (stop is EngineStop.MAX_TOKENS)
+    assert not engine.tokenizer.eos_token_ids.intersection(token_ids)
+    return Generated(token_ids, logprobs, stop, cached_tokens)
