@@ -69,6 +69,8 @@ class AttachStream:
         Raises:
             ApiError: the peer broke the contract, or stopped reading.
         """
+        # Not with the first message: a write that is cancelled would leave gRPC unable to send the status.
+        await self._context.send_initial_metadata(())
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(self._read(frames, tasks))
             writer = tasks.create_task(self._write())

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -84,15 +83,22 @@ class WorkerProcess:
     """A running ``python -m inference``."""
 
     process: "subprocess.Popen[bytes]"
-    target: str
     log: Path
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
+    @property
+    def target(self) -> str:
+        """Where it listens, as it says itself; empty as long as it does not."""
+        addresses = (line["address"] for line in self.log_lines() if line["message"] == "serving")
+        return str(next(addresses, ""))
+
     def is_serving(self) -> bool:
         """Whether its health service says so."""
+        if not self.target:
+            return False
         with grpc.insecure_channel(self.target) as channel:
             check = channel.unary_unary(
                 HEALTH_CHECK,
@@ -106,7 +112,8 @@ class WorkerProcess:
 
     def log_lines(self) -> list[dict[str, Any]]:
         """What it has logged so far."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        lines = self.log.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
 
 
 @contextmanager
@@ -118,30 +125,19 @@ def worker_process(folder: Path, **settings: str) -> Generator[WorkerProcess, No
         settings: Variables without ``INFERENCE_``, in lower case; by default the engine is the scripted one.
     """
     folder.mkdir(parents=True)
-    target = f"unix:{folder}/worker.sock"
-    variables = {"listen": target, "engine": "scripted", "model_name": MODEL, **settings}
+    variables = {"listen": f"unix:{folder}/worker.sock", "engine": "scripted", "model_name": MODEL, **settings}
     environ = clean_environ(**{f"INFERENCE_{name.upper()}": value for name, value in variables.items()})
     log = folder / "worker.log"
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-m", "inference"], env=environ, cwd=ROOT, stderr=output)
-    worker = WorkerProcess(process, target, log)
+    worker = WorkerProcess(process, log)
     try:
-        wait_until(
-            lambda: process.poll() is not None or (_has_socket(target) and worker.is_serving()),
-            timeout_s=60,
-            what="worker serving",
-        )
+        wait_until(lambda: process.poll() is not None or worker.is_serving(), timeout_s=60, what="worker serving")
         assert process.poll() is None, log.read_text()
         yield worker
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGCONT)
-            process.kill()
+        process.kill()
         process.wait(timeout=10)
-
-
-def _has_socket(target: str) -> bool:
-    return not target.startswith("unix:") or Path(target.removeprefix("unix:")).exists()
 
 
 def user_message(text: str) -> item_pb2.Item:
