@@ -71,6 +71,7 @@ class LlamaServer:
         params.api_keys = [api_key]
         params.endpoint_slots = False
         params.ui = False
+        params.chat_template = "chatml"  # unused; a model's own that llama.cpp cannot parse would keep it from loading
         params.verbosity = _LOG_ERRORS
         try:
             self._server = xllamacpp.Server(params)

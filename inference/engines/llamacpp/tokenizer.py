@@ -1,6 +1,7 @@
 """The tokenizer of a GGUF model: llama.cpp encodes, the file's vocabulary decodes."""
 
 import enum
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ _CHAT_TEMPLATE = "tokenizer.chat_template"
 _BOS_TOKEN_ID = "tokenizer.ggml.bos_token_id"
 _ADD_BOS_TOKEN = "tokenizer.ggml.add_bos_token"
 _EOS_TOKEN_IDS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+
+_UNMERGED = "\x01"
 
 _BYTE_PAIRS = "gpt2"
 _SENTENCEPIECE = "llama"
@@ -60,6 +63,7 @@ class LlamaCppTokenizer:
         texts, types = _vocabulary(model_path, metadata)
         to_bytes = _byte_pair_bytes if metadata[_MODEL] == _BYTE_PAIRS else _sentencepiece_bytes
         self._bytes = [to_bytes(text, type_) for text, type_ in zip(texts, types, strict=True)]
+        self._adds_space = metadata[_MODEL] == _SENTENCEPIECE
         self._single_bytes = bytes(range(256))
         if metadata[_MODEL] == _BYTE_PAIRS:
             self._single_bytes = b"".join({piece for piece in self._bytes if len(piece) == 1})
@@ -97,16 +101,29 @@ class LlamaCppTokenizer:
 
     def encode(self, text: str) -> list[int]:
         text = self._spellable(text)
-        if self._forgeable is None:
-            return self._tokenize(text) if text else []
         token_ids: list[int] = []
         start = 0
-        while match := self._forgeable.search(text, start):
+        while self._forgeable is not None and (match := self._forgeable.search(text, start)):
             # cut after the marker's first character: neither piece holds it whole
             cut = match.start() + 1
-            token_ids += self._tokenize(text[start:cut])
+            token_ids += self._encode(text[start:cut])
             start = cut
-        return token_ids + self._tokenize(text[start:]) if start < len(text) else token_ids
+        return token_ids + self._encode(text[start:])
+
+    def _encode(self, text: str) -> list[int]:
+        """As llama.cpp does, but without the space that it puts before SentencePiece texts.
+
+        A byte that merges with nothing takes the space, and both are taken off again.
+        """
+        if not text or not self._adds_space:
+            return self._tokenize(text) if text else []
+        token_ids = self._tokenize(_UNMERGED + text)
+        assert token_ids[: len(self._unmerged)] == self._unmerged, "the byte has merged"
+        return token_ids[len(self._unmerged) :]
+
+    @functools.cached_property
+    def _unmerged(self) -> list[int]:
+        return self._tokenize(_UNMERGED)
 
     def _spellable(self, text: str) -> str:
         """``text`` with U+FFFD for each character that has a byte without a token: llama.cpp would drop that byte."""
