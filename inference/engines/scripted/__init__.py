@@ -20,6 +20,7 @@ line ``script:``; so a test can steer an engine in another process with ordinary
 ``end``              end of turn: also what comes after the last command
 ===================  =================================================================================================
 
+A prompt that ends inside an answer is continued there, as a model would: the commands for those tokens are skipped.
 Without a script the engine generates the tokens of the last user message. ``max_tokens`` ends either.
 For example: ``{"model": "scripted", "input": "script:\\npace 20\\nsay Hello world.\\nhold"}``.
 """

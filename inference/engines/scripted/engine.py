@@ -30,6 +30,7 @@ from inference.engines.scripted.script import (
     SetPace,
     Wait,
     commands,
+    generated_before,
     last_user_message,
 )
 from inference.engines.scripted.tokenizer import ScriptedTokenizer
@@ -121,15 +122,21 @@ class ScriptedEngine:
         except ScriptError as error:
             raise EngineError(f"bad script: {error}") from error
         pace = _Pace(self._ticker, 0)
+        to_skip = generated_before(prompt, self._tokenizer)
         for command in script:
             match command:
                 case Emit(token_ids, times):
-                    coming = itertools.chain.from_iterable(itertools.repeat(token_ids, times))
+                    skipped = min(to_skip, len(token_ids) * times)
+                    to_skip -= skipped
+                    every = itertools.chain.from_iterable(itertools.repeat(token_ids, times))
+                    coming = itertools.islice(every, skipped, None)
                     while batch := tuple(itertools.islice(coming, await pace.due())):
                         self._raise_if_dead()
                         yield batch
                 case SetPace(tokens_per_s):
                     pace = _Pace(self._ticker, tokens_per_s)
+                case _ if to_skip:
+                    pass  # it was done before the tokens that are there already
                 case Prefill(tokens_per_s):
                     await self._wait((len(prompt) - cached_tokens) / tokens_per_s)
                     pace.restart()

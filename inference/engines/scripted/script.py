@@ -14,6 +14,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _USER = b"user\n"
+_ASSISTANT = "assistant\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,16 @@ def last_user_message(prompt: Sequence[int], tokenizer: Tokenizer) -> str:
             text = tokenizer.decode(prompt[begin:index])
             message = text.removeprefix(_USER) if text.startswith(_USER) else message
     return (tokenizer.decode(prompt) if message is None else message).decode(errors="replace")
+
+
+def generated_before(prompt: Sequence[int], tokenizer: Tokenizer) -> int:
+    """How many of the last tokens of ``prompt`` are the beginning of the answer: a generation is being continued."""
+    start = tokenizer.markers["<|im_start|>"]
+    header = tokenizer.encode(_ASSISTANT)
+    for index in range(len(prompt) - 1, -1, -1):
+        if prompt[index] == start and list(prompt[index + 1 : index + 1 + len(header)]) == header:
+            return len(prompt) - index - 1 - len(header)
+    return 0
 
 
 def commands(message: str, default: str, prompt: Sequence[int], tokenizer: Tokenizer) -> list[Command]:

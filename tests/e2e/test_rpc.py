@@ -1,0 +1,123 @@
+"""The gRPC door of a running stack, and the examples for its callers."""
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from antiphon.errors import ApiError, from_trailing_metadata
+from antiphon.responses.v1 import content_pb2, item_pb2, response_pb2
+from antiphon.responses.v1 import responses_service_pb2 as pb
+from antiphon.responses.v1.error_pb2 import ErrorReason
+from antiphon.responses.v1.responses_service_pb2_grpc import ResponsesServiceStub
+from edge.codec import event_json, response_json
+from tests.support.antiphon import ROOT
+from tests.support.http import Client
+from tests.support.openapi import assert_valid_event
+from tests.support.stack import RunningStack
+from tests.support.stream_rules import assert_legal_stream
+
+MODEL = "SmolLM2-135M-Instruct"
+
+
+@pytest.fixture
+async def channel(scripted_stack: RunningStack) -> AsyncGenerator[grpc.aio.Channel, None]:
+    async with grpc.aio.insecure_channel(scripted_stack.grpc_target) as channel:
+        yield channel
+
+
+def params(text: str, **fields: object) -> response_pb2.ResponseParams:
+    part = content_pb2.ContentPart(input_text=content_pb2.InputText(text=text))
+    message = item_pb2.Message(role=item_pb2.ROLE_USER, content=[part])
+    built = response_pb2.ResponseParams(model=MODEL, input=[item_pb2.Item(message=message)])
+    for name, value in fields.items():
+        setattr(built, name, value)
+    return built
+
+
+async def error_of(call: "grpc.aio.Call") -> ApiError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call  # type: ignore[misc]  # a unary call can be awaited
+    error = from_trailing_metadata(caught.value.trailing_metadata())
+    assert error is not None, caught.value
+    return error
+
+
+async def test_both_doors_give_the_same_response(channel: grpc.aio.Channel, client: Client) -> None:
+    stub = ResponsesServiceStub(channel)
+    created = await stub.CreateResponse(pb.CreateResponseRequest(params=params("script:\nsay Hello.")), timeout=20)
+    over_http = (await client.call("GET", f"/v1/responses/{created.response.id}")).body
+    assert over_http == json.loads(response_json(created.response))
+    fetched = await stub.GetResponse(pb.GetResponseRequest(response_id=created.response.id), timeout=10)
+    assert fetched.response == created.response
+
+
+async def test_streamed_events_are_the_same_as_over_http(channel: grpc.aio.Channel) -> None:
+    stub = ResponsesServiceStub(channel)
+    request = pb.StreamResponseRequest(params=params("script:\nsay Hello world."))
+    events = [json.loads(event_json(answer.event)) async for answer in stub.StreamResponse(request, timeout=20)]
+    for event in events:
+        assert_valid_event(event)
+    final = assert_legal_stream(events)
+    assert final["output"][0]["content"][0]["text"] == "Hello world."
+
+
+async def test_a_cancelled_stream_frees_the_engine(channel: grpc.aio.Channel, client: Client) -> None:
+    stub = ResponsesServiceStub(channel)
+    call = stub.StreamResponse(pb.StreamResponseRequest(params=params("script:\nsay a\nhold", store=False)))
+    async for answer in call:
+        if answer.event.HasField("output_text_delta"):
+            break
+    call.cancel()
+    # the same stack still serves: that the engine stopped is proved by test_failures
+    assert (await client.create(model=MODEL, input="script:\nsay b"))["status"] == "completed"
+
+
+async def test_a_deadline_ends_a_response(channel: grpc.aio.Channel) -> None:
+    stub = ResponsesServiceStub(channel)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.CreateResponse(pb.CreateResponseRequest(params=params("script:\nhold")), timeout=0.5)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_errors_carry_reason_and_param(channel: grpc.aio.Channel) -> None:
+    stub = ResponsesServiceStub(channel)
+    error = await error_of(stub.CreateResponse(pb.CreateResponseRequest(params=params("x", temperature=3.0))))
+    assert (error.reason, error.param) == (ErrorReason.ERROR_REASON_DECIMAL_ABOVE_MAX_VALUE, "temperature")
+    error = await error_of(stub.CreateResponse(pb.CreateResponseRequest()))
+    assert (error.reason, error.param) == (ErrorReason.ERROR_REASON_MISSING_REQUIRED_PARAMETER, "model")
+    error = await error_of(stub.CreateResponse(pb.CreateResponseRequest(params=params("x", model="nothing"))))
+    assert error.reason == ErrorReason.ERROR_REASON_MODEL_NOT_FOUND
+    error = await error_of(stub.GetResponse(pb.GetResponseRequest(response_id="resp_x")))
+    assert error.reason == ErrorReason.ERROR_REASON_RESPONSE_NOT_FOUND
+    error = await error_of(stub.DeleteResponse(pb.DeleteResponseRequest(response_id="resp_x")))
+    assert error.reason == ErrorReason.ERROR_REASON_RESPONSE_NOT_FOUND
+
+
+async def test_health_and_reflection(scripted_stack: RunningStack, channel: grpc.aio.Channel) -> None:
+    for service in ("", "antiphon.responses.v1.ResponsesService"):
+        check = await HealthStub(channel).Check(  # type: ignore[attr-defined]  # its stubs lack it
+            health_pb2.HealthCheckRequest(service=service), timeout=10
+        )
+        assert check.status == health_pb2.HealthCheckResponse.SERVING
+    for target, service in (
+        (scripted_stack.grpc_target, "antiphon.responses.v1.ResponsesService"),
+        (scripted_stack.worker_targets[0], "antiphon.inference.v1.InferenceService"),
+    ):
+        with grpc.insecure_channel(target) as sync_channel:
+            assert service in ProtoReflectionDescriptorDatabase(sync_channel).get_services()
+
+
+def test_the_examples_run(model_stack: RunningStack) -> None:
+    def run(example: str, target: str) -> str:
+        command = [sys.executable, f"examples/{example}", target]
+        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=100).stdout
+
+    assert "RESPONSE_NOT_FOUND: Response with id 'resp_" in run("responses_client.py", model_stack.grpc_target)
+    assert " out\n" in run("inference_client.py", model_stack.worker_targets[0])
