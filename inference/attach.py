@@ -31,6 +31,7 @@ MAX_OUTBOX_BYTES = 64 * 1024 * 1024
 """A peer that lets more than this pile up is cut off."""
 MAX_UPLOADS = 1024
 """Requests in chunks that may be on their way at once."""
+_STALL_TICKS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,14 +217,20 @@ class AttachStream:
 async def write(context: grpc.aio.ServicerContext[Any, _Message], message: _Message, *, stall_timeout_s: float) -> None:
     """Write ``message`` to a peer that has to take it in time.
 
+    Counts ticks, not time: when this process itself was stopped for a while, the peer is not to blame.
+
     Raises:
         ApiError: DEADLINE_EXCEEDED: it did not; the call cannot go on.
     """
+    writing = asyncio.ensure_future(context.write(message))
     try:
-        async with asyncio.timeout(stall_timeout_s):
-            await context.write(message)
-    except TimeoutError:
-        raise _stalled() from None
+        for _ in range(_STALL_TICKS):
+            await asyncio.wait({writing}, timeout=stall_timeout_s / _STALL_TICKS)
+            if writing.done():
+                return writing.result()
+        raise _stalled()
+    finally:
+        writing.cancel()
 
 
 def _to_slot_event(slot: int, event: GenerationEvent) -> pb.SlotEvent:

@@ -55,6 +55,7 @@ class Output:
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer)
         self._stop = StopSequences(stop)
+        self._has_stop = bool(stop)  # hardly anyone asks for it: not worth a call per token
         self._parser = parser
         self._limit = limit
         self._usage = response_pb2.Usage(input_tokens=input_tokens)
@@ -112,7 +113,9 @@ class Output:
         self._token_ids.append(token_id)
         if logprob is not None:
             self._logprobs.append(self._to_logprob(logprob))
-        text = self._stop.feed(self._detokenizer.feed((token_id,)))
+        text = self._detokenizer.feed((token_id,))
+        if self._has_stop:
+            text = self._stop.feed(text)
         if text:
             self._apply(self._parser.feed(text), events)
         if self._token_ids and self._kind is not None:

@@ -111,7 +111,8 @@ async def test_log_probabilities_come_when_asked_for(worker: InProcessWorker) ->
 
 async def test_a_generation_goes_on_after_resumed_tokens(worker: InProcessWorker) -> None:
     known = worker.engine.tokenizer.encode("Hello world")
-    messages = await generate(worker, script("say !!", resume_token_ids=known, max_output_tokens=len(known) + 1))
+    request = script("say Hello world!!", resume_token_ids=known, max_output_tokens=len(known) + 1)
+    messages = await generate(worker, request)
     assert text_of(messages) == "!"
     assert not any(message.HasField("part_started") for message in messages)
     assert messages[-1].finished.usage.output_tokens == len(known) + 1
