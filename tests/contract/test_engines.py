@@ -89,7 +89,7 @@ async def test_cancelling_while_prefilling_ends_the_prefill_and_frees_the_place(
         await asyncio.wait([prefilling])
     assert prefilling.cancelled()
     again = await generate(subject.engine, prompt, params)
-    assert again.cached_tokens < len(prompt) - 1, "the prefill went on to its end"
+    assert again.cached_tokens < len(prompt) * 3 // 4, "the prefill went on to its end"
     assert again.stop is EngineStop.MAX_TOKENS  # and the context window is used to its last token
 
 
