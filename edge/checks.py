@@ -90,7 +90,7 @@ def check_name(name: str, place: str) -> None:
 
 def check_enum(enum: "_EnumTypeWrapper[EnumT]", value: EnumT, place: str, *, required: bool = False) -> None:
     """Protobuf's enumerations are open: a message can carry any number."""
-    if value not in enum.values():
+    if value not in enum.DESCRIPTOR.values_by_number:
         raise invalid(f"Invalid value: {value} is no {enum.DESCRIPTOR.name}.", place)
     if required and not value:
         raise missing(place)

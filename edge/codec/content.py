@@ -34,38 +34,40 @@ def decode_part(value: object, place: str) -> pb.ContentPart:
         ApiError: it has the wrong shape, or its `type` is unknown (INVALID_VALUE).
     """
     fields = as_object(value, place)
+    part = pb.ContentPart()  # filled in place: a constructor copies each nested message
     match kind := type_of(fields, place):
         case "input_text":
-            return pb.ContentPart(input_text=pb.InputText(text=shape(fields, schema.Text, place).text))
+            part.input_text.text = shape(fields, schema.Text, place).text
         case "output_text":
-            return pb.ContentPart(output_text=_decode_output_text(shape(fields, schema.OutputText, place), place))
+            _fill_output_text(part.output_text, shape(fields, schema.OutputText, place), place)
         case "reasoning_text":
-            return pb.ContentPart(reasoning_text=pb.ReasoningText(text=shape(fields, schema.Text, place).text))
+            part.reasoning_text.text = shape(fields, schema.Text, place).text
         case "summary_text":
-            return pb.ContentPart(summary_text=pb.SummaryText(text=shape(fields, schema.Text, place).text))
+            part.summary_text.text = shape(fields, schema.Text, place).text
         case "text":
-            return pb.ContentPart(text=pb.PlainText(text=shape(fields, schema.Text, place).text))
+            part.text.text = shape(fields, schema.Text, place).text
         case "refusal":
-            return pb.ContentPart(refusal=pb.Refusal(refusal=shape(fields, schema.Refusal, place).refusal))
+            part.refusal.refusal = shape(fields, schema.Refusal, place).refusal
         case "input_image":
             image = shape(fields, schema.InputImage, place)
             _refuse_file_id(image.file_id, place)
             detail = IMAGE_DETAIL.decode(image.detail, f"{place}.detail")
-            return pb.ContentPart(input_image=pb.InputImage(image_url=image.image_url, detail=detail))
+            part.input_image.CopyFrom(pb.InputImage(image_url=image.image_url, detail=detail))
         case "input_file":
             file = shape(fields, schema.InputFile, place)
             _refuse_file_id(file.file_id, place)
-            return pb.ContentPart(
-                input_file=pb.InputFile(filename=file.filename, file_data=file.file_data, file_url=file.file_url)
+            part.input_file.CopyFrom(
+                pb.InputFile(filename=file.filename, file_data=file.file_data, file_url=file.file_url)
             )
         case "input_video":
             return pb.ContentPart(
                 input_video=pb.InputVideo(video_url=shape(fields, schema.InputVideo, place).video_url)
             )
         case _ if kind in RAW_PART_TYPES:
-            return pb.ContentPart(raw=pb.RawPart(type=kind, json=msgspec.json.encode(fields)))
+            part.raw.CopyFrom(pb.RawPart(type=kind, json=msgspec.json.encode(fields)))
         case _:
             raise invalid_choice(kind, _PART_TYPES, f"{place}.type")
+    return part
 
 
 _PART_TYPES = ("input_text", "input_image", "input_file", "input_video", "output_text", "refusal", "reasoning_text",
@@ -138,14 +140,15 @@ def _encode_candidate(token: pb.Logprob | pb.TopLogprob) -> dict[str, Any]:
     return {"token": token.token, "logprob": max(LEAST_LOGPROB, token.logprob), "bytes": list(token.utf8)}
 
 
-def _decode_output_text(part: schema.OutputText, place: str) -> pb.OutputText:
+def _fill_output_text(message: pb.OutputText, part: schema.OutputText, place: str) -> None:
     """Annotations of other kinds than `url_citation` cite what no tool of this server made, and are left out."""
-    annotations = [
+    message.text = part.text
+    message.annotations.extend(
         pb.Annotation(url_citation=_decode_citation(annotation, f"{place}.annotations[{index}]"))
         for index, annotation in enumerate(part.annotations or ())
         if annotation.type == "url_citation"
-    ]
-    logprobs = [
+    )
+    message.logprobs.extend(
         pb.Logprob(
             token=logprob.token,
             logprob=logprob.logprob,
@@ -160,8 +163,7 @@ def _decode_output_text(part: schema.OutputText, place: str) -> pb.OutputText:
             ],
         )
         for index, logprob in enumerate(part.logprobs or ())
-    ]
-    return pb.OutputText(text=part.text, annotations=annotations, logprobs=logprobs)
+    )
 
 
 def _decode_citation(annotation: schema.Annotation, place: str) -> pb.UrlCitation:

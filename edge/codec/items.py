@@ -29,7 +29,7 @@ _ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning", 
 def decode_input(value: str | list[Any], place: str = "input") -> list[pb.Item]:
     """`input`: a string is one user message."""
     if isinstance(value, str):
-        return [pb.Item(message=pb.Message(role=pb.ROLE_USER, content=_one_text(pb.ROLE_USER, value)))]
+        return [pb.Item(message=pb.Message(role=pb.ROLE_USER, content=[_text_part(pb.ROLE_USER, value)]))]
     return [decode_item(item, f"{place}[{index}]") for index, item in enumerate(value)]
 
 
@@ -43,45 +43,50 @@ def decode_item(value: object, place: str) -> pb.Item:
         ApiError: it has the wrong shape, or its `type` is unknown (INVALID_VALUE).
     """
     fields = as_object(value, place)
+    item = pb.Item()  # filled in place: a constructor copies each nested message
     match kind := _item_type(fields, place):
         case "message":
-            return _decode_message(shape(fields, schema.Message, place), place)
+            message = shape(fields, schema.Message, place)
+            _fill_head(item, message, place)
+            _fill_message(item.message, message, place)
         case "function_call":
             call = shape(fields, schema.FunctionCall, place)
-            return pb.Item(
-                id=call.id or "",
-                status=ITEM_STATUS.decode(call.status, f"{place}.status"),
-                function_call=pb.FunctionCall(call_id=call.call_id, name=call.name, arguments=call.arguments),
-            )
+            _fill_head(item, call, place)
+            item.function_call.CopyFrom(pb.FunctionCall(call_id=call.call_id, name=call.name, arguments=call.arguments))
         case "function_call_output":
-            return _decode_function_call_output(shape(fields, schema.FunctionCallOutput, place), place)
+            output = shape(fields, schema.FunctionCallOutput, place)
+            _fill_head(item, output, place)
+            item.function_call_output.call_id = output.call_id
+            if isinstance(output.output, str):
+                item.function_call_output.text = output.output
+            else:
+                item.function_call_output.parts.SetInParent()
+                item.function_call_output.parts.parts.extend(decode_parts(output.output, f"{place}.output"))
         case "reasoning":
             reasoning = shape(fields, schema.Reasoning, place)
-            return pb.Item(
-                id=reasoning.id or "",
-                status=ITEM_STATUS.decode(reasoning.status, f"{place}.status"),
-                reasoning=pb.Reasoning(
+            _fill_head(item, reasoning, place)
+            item.reasoning.CopyFrom(
+                pb.Reasoning(
                     summary=decode_parts(reasoning.summary or (), f"{place}.summary"),
                     content=decode_parts(reasoning.content or (), f"{place}.content"),
                     encrypted_content=reasoning.encrypted_content,
-                ),
+                )
             )
         case "item_reference":
-            reference = shape(fields, schema.ItemReference, place)
-            return pb.Item(id=reference.id, item_reference=pb.ItemReference())
+            item.id = shape(fields, schema.ItemReference, place).id
+            item.item_reference.SetInParent()
         case "compaction":
             compaction = shape(fields, schema.Compaction, place)
-            return pb.Item(
-                id=compaction.id or "",
-                compaction=pb.Compaction(
-                    encrypted_content=compaction.encrypted_content, created_by=compaction.created_by
-                ),
+            item.id = compaction.id or ""
+            item.compaction.CopyFrom(
+                pb.Compaction(encrypted_content=compaction.encrypted_content, created_by=compaction.created_by)
             )
         case _ if kind in RAW_ITEM_TYPES:
-            raw = shape(fields, schema.RawItem, place)
-            return pb.Item(id=raw.id or "", raw=pb.RawItem(type=kind, json=msgspec.json.encode(fields)))
+            item.id = shape(fields, schema.RawItem, place).id or ""
+            item.raw.CopyFrom(pb.RawItem(type=kind, json=msgspec.json.encode(fields)))
         case _:
             raise invalid_choice(kind, _ITEM_TYPES, f"{place}.type")
+    return item
 
 
 def encode_item(item: pb.Item) -> dict[str, Any]:
@@ -165,32 +170,30 @@ def _item_type(fields: dict[str, Any], place: str) -> str:
     return type_of(fields, place)
 
 
-def _decode_message(message: schema.Message, place: str) -> pb.Item:
-    role = ROLE.decode(message.role, f"{place}.role")
-    if isinstance(message.content, str):
-        content = _one_text(role, message.content)
+def _fill_head(
+    item: pb.Item,
+    given: schema.Message | schema.FunctionCall | schema.FunctionCallOutput | schema.Reasoning,
+    place: str,
+) -> None:
+    item.id = given.id or ""
+    if given.status is not None:
+        item.status = ITEM_STATUS.decode(given.status, f"{place}.status")
+
+
+def _fill_message(message: pb.Message, given: schema.Message, place: str) -> None:
+    message.role = ROLE.decode(given.role, f"{place}.role")
+    if isinstance(given.content, str):
+        message.content.append(_text_part(message.role, given.content))
     else:
-        content = decode_parts(message.content, f"{place}.content")
-    phase = PHASE.decode(message.phase, f"{place}.phase")
-    return pb.Item(
-        id=message.id or "",
-        status=ITEM_STATUS.decode(message.status, f"{place}.status"),
-        message=pb.Message(role=role, content=content, phase=phase),
-    )
+        message.content.extend(decode_parts(given.content, f"{place}.content"))
+    if given.phase is not None:
+        message.phase = PHASE.decode(given.phase, f"{place}.phase")
 
 
-def _decode_function_call_output(item: schema.FunctionCallOutput, place: str) -> pb.Item:
-    output = pb.FunctionCallOutput(call_id=item.call_id)
-    if isinstance(item.output, str):
-        output.text = item.output
-    else:
-        output.parts.CopyFrom(pb.ContentParts(parts=decode_parts(item.output, f"{place}.output")))
-    return pb.Item(
-        id=item.id or "", status=ITEM_STATUS.decode(item.status, f"{place}.status"), function_call_output=output
-    )
-
-
-def _one_text(role: pb.Role.ValueType, text: str) -> list[content_pb2.ContentPart]:
+def _text_part(role: pb.Role.ValueType, text: str) -> content_pb2.ContentPart:
+    part = content_pb2.ContentPart()
     if role == pb.ROLE_ASSISTANT:
-        return [content_pb2.ContentPart(output_text=content_pb2.OutputText(text=text))]
-    return [content_pb2.ContentPart(input_text=content_pb2.InputText(text=text))]
+        part.output_text.text = text
+    else:
+        part.input_text.text = text
+    return part

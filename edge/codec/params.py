@@ -100,7 +100,8 @@ def encode_params(params: pb.ResponseParams) -> dict[str, Any]:
 def with_defaults(params: pb.ResponseParams) -> pb.ResponseParams:
     """A copy of ``params`` in which every field that has a default holds its value: what a response repeats.
 
-    `service_tier` becomes the tier that is used. `max_output_tokens`, `max_tool_calls` and `reasoning` have no default.
+    `input` is left out, as it belongs to the record and not to the response. `service_tier` becomes the tier that is
+    used. `max_output_tokens`, `max_tool_calls` and `reasoning` have no default.
     """
     filled = pb.ResponseParams(
         temperature=1.0,
@@ -115,6 +116,7 @@ def with_defaults(params: pb.ResponseParams) -> pb.ResponseParams:
         text=pb.TextConfig(verbosity=pb.VERBOSITY_MEDIUM),
     )
     filled.MergeFrom(params)  # a field that is set wins; lists, which have no default, are appended
+    filled.ClearField("input")
     if filled.service_tier in (pb.SERVICE_TIER_UNSPECIFIED, pb.SERVICE_TIER_AUTO):
         filled.service_tier = pb.SERVICE_TIER_DEFAULT
     if filled.tool_choice.WhichOneof("choice") is None or (

@@ -67,6 +67,10 @@ def test_filling_in_defaults_changes_nothing_that_was_given(params: response_pb2
             assert getattr(filled, name) == getattr(params, name)
 
 
+def test_what_a_response_repeats_is_without_the_input() -> None:
+    assert not codec.with_defaults(params_of({"model": "m", "input": "hi"})).input
+
+
 def test_a_minimal_response_has_every_key_and_the_apis_defaults() -> None:
     response = response_pb2.Response(
         id="resp_1",
