@@ -31,6 +31,9 @@ _ROUTING_HEAD_BYTES: Final = 4096
 
 _INPUT_ITEM: Final = re.compile(r"input\[([0-9]+)\](.*)", re.DOTALL)
 
+_LARGE_REQUEST_BYTES: Final = 64 * 1024
+"""Requests from this size on are validated in a thread: a megabyte takes ten milliseconds."""
+
 _FIRST_COMMIT_RETRY_S: Final = 0.1
 _STORE_KNOWN_UP_S: Final = 1.0
 
@@ -134,7 +137,10 @@ class Core:
 
     async def _open(self, owner: str, params: response_pb2.ResponseParams) -> tuple[ResponseRun, int]:
         """A run that has not started, and how many items of earlier responses come before its own input."""
-        validate(params)
+        if params.ByteSize() < _LARGE_REQUEST_BYTES:
+            validate(params)
+        else:
+            await asyncio.to_thread(validate, params)
         record = ResponseRecord(input=params.input)
         items: list[item_pb2.Item] = []
         previous_id = params.previous_response_id

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, assert_never
 
 import uvloop
 
-from inference import log as logs
+from antiphon.logs import configure_logging
 from inference.engines.base import Engine, EngineDead
 from inference.server import WorkerServer
 from inference.settings import InferenceSettings, read_settings
@@ -38,7 +38,7 @@ def main() -> NoReturn:
     except ValueError as error:
         print(f"inference: {error}", file=sys.stderr)
         sys.exit(2)
-    logs.configure(settings.log_level)
+    configure_logging(settings.log_level)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # see ``run``
     loop = uvloop.new_event_loop()
     try:

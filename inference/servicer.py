@@ -1,22 +1,17 @@
 """InferenceService: one method per RPC. Errors leave through ``answer_errors``, and nowhere else."""
 
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from typing import Any, assert_never
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import assert_never
 
-import grpc
 from grpc.aio import ServicerContext
 
-from antiphon.errors import ApiError, to_call_status
 from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.inference.v1.inference_pb2_grpc import InferenceServiceServicer
-from antiphon.responses.v1.error_pb2 import ErrorReason
+from antiphon.serving import answer_errors
 from inference.attach import AttachLimits, AttachStream, write
 from inference.generation import GenerationEvent, Generations
 from inference.output import Delta
-
-log = logging.getLogger(__name__)
 
 
 class InferenceServicer(InferenceServiceServicer):
@@ -69,21 +64,6 @@ class InferenceServicer(InferenceServiceServicer):
         """End every Attach stream as soon as what waits on it has been written."""
         for stream in self._streams:
             stream.close()
-
-
-@asynccontextmanager
-async def answer_errors(context: ServicerContext[Any, Any]) -> AsyncGenerator[None, None]:
-    """End the call with the ApiError raised inside; anything else is a bug and shows no details."""
-    try:
-        yield
-    except grpc.aio.BaseError:
-        raise  # the call has ended
-    except ApiError as error:
-        await context.abort(*to_call_status(error))
-    except Exception:
-        log.exception("call failed")
-        internal = ApiError(ErrorReason.ERROR_REASON_INTERNAL, "The server had an error processing the request.")
-        await context.abort(*to_call_status(internal))
 
 
 def _to_response(event: GenerationEvent) -> pb.GenerateResponse:

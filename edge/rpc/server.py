@@ -4,7 +4,6 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from antiphon.interceptors import ErrorInterceptor
 from antiphon.responses.v1 import responses_service_pb2
 from antiphon.responses.v1.responses_service_pb2_grpc import add_ResponsesServiceServicer_to_server
 from edge.core import Core
@@ -21,7 +20,6 @@ async def start_server(core: Core, settings: EdgeSettings) -> tuple[grpc.aio.Ser
         OSError: the address cannot be had.
     """
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor()],
         options=[
             ("grpc.so_reuseport", int(settings.reuse_port)),
             ("grpc.max_receive_message_length", settings.max_body_bytes),

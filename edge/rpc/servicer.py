@@ -2,12 +2,17 @@
 
 import asyncio
 import secrets
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import grpc
 
+from antiphon.errors import ApiError
+from antiphon.responses.v1 import response_pb2
 from antiphon.responses.v1 import responses_service_pb2 as pb
+from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.responses_service_pb2_grpc import ResponsesServiceServicer
+from antiphon.serving import answer_errors
 from edge.core import Core
 from edge.events import to_message
 from edge.run import ResponseRun
@@ -24,7 +29,7 @@ class ResponsesServicer(ResponsesServiceServicer):
         self._slow_reader_timeout_s = slow_reader_timeout_s
 
     async def CreateResponse(self, request: pb.CreateResponseRequest, context: Context) -> pb.CreateResponseResponse:
-        async with self._core.respond(self._owner, request.params, request_id=_request_id()) as run:
+        async with answer_errors(context), self._respond(request.params) as run:
             response = await run.finish()
             if run.error is not None:
                 raise run.error
@@ -33,26 +38,32 @@ class ResponsesServicer(ResponsesServiceServicer):
     async def StreamResponse(  # type: ignore[override]  # writes, so that a cancelled call is cancelled in here
         self, request: pb.StreamResponseRequest, context: Context
     ) -> None:
-        async with (
-            self._core.respond(self._owner, request.params, request_id=_request_id()) as run,
-            asyncio.TaskGroup() as tasks,
-        ):
-            tasks.create_task(_send_events(run, context, self._slow_reader_timeout_s))
-            await run.finish()
+        async with answer_errors(context), self._respond(request.params) as run:
+            finishing = asyncio.create_task(run.finish())
+            try:
+                await _send_events(run, context, self._slow_reader_timeout_s)
+            finally:
+                finishing.cancel()
+                await asyncio.wait([finishing])
 
     async def GetResponse(self, request: pb.GetResponseRequest, context: Context) -> pb.GetResponseResponse:
-        record = await self._core.get(self._owner, request.response_id)
-        return pb.GetResponseResponse(response=record.response)
+        async with answer_errors(context):
+            record = await self._core.get(self._owner, request.response_id)
+            return pb.GetResponseResponse(response=record.response)
 
     async def DeleteResponse(self, request: pb.DeleteResponseRequest, context: Context) -> pb.DeleteResponseResponse:
-        await self._core.delete(self._owner, request.response_id)
-        return pb.DeleteResponseResponse()
+        async with answer_errors(context):
+            await self._core.delete(self._owner, request.response_id)
+            return pb.DeleteResponseResponse()
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         models = self._core.models()
         return pb.ListModelsResponse(
             models=[pb.Model(id=m.id, created_at=m.created_at, owned_by=m.owned_by) for m in models]
         )
+
+    def _respond(self, params: response_pb2.ResponseParams) -> AbstractAsyncContextManager[ResponseRun]:
+        return self._core.respond(self._owner, params, request_id=f"req_{secrets.token_hex(16)}")
 
 
 class _Waker:
@@ -69,7 +80,11 @@ class _Waker:
 
 
 async def _send_events(run: ResponseRun, context: Context, timeout_s: float) -> None:
-    """Send all events; ends with TimeoutError when the caller takes none for ``timeout_s``."""
+    """Send all events.
+
+    Raises:
+        ApiError: DEADLINE_EXCEEDED: the caller took none for ``timeout_s``.
+    """
     waker = _Waker()
     run.add_reader(waker)
     cursor = 0
@@ -77,12 +92,12 @@ async def _send_events(run: ResponseRun, context: Context, timeout_s: float) -> 
         waker.is_awake.clear()
         for event in run.events.log[cursor:]:
             cursor += 1
-            async with asyncio.timeout(timeout_s):
-                await context.write(pb.StreamResponseResponse(event=to_message(event)))
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await context.write(pb.StreamResponseResponse(event=to_message(event)))
+            except TimeoutError:
+                message = "The caller took no event for too long."
+                raise ApiError(ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED, message) from None
         if run.events.is_ended and cursor == len(run.events.log):
             return
         await waker.is_awake.wait()
-
-
-def _request_id() -> str:
-    return f"req_{secrets.token_hex(16)}"

@@ -15,10 +15,10 @@ from antiphon.inference.v1.inference_pb2 import PartKind, StopReason
 from antiphon.responses.v1 import content_pb2, item_pb2, response_pb2, tool_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.response_pb2 import Usage
+from antiphon.serving import answer_errors
 from inference.engines.base import SamplingParams, Step
 from inference.engines.scripted import ScriptedEngine
 from inference.server import SERVICE
-from inference.servicer import answer_errors
 from tests.support.worker import MODEL, SERVING, InProcessWorker, in_process_worker, script, until, user_message
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
