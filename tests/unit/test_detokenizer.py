@@ -52,7 +52,9 @@ def test_a_control_token_has_no_text_and_an_unknown_one_is_an_error() -> None:
         detokenizer.feed([99_999])
 
 
-@given(text=NARROW, stops=st.lists(st.text("ab", min_size=1, max_size=4), max_size=4), cuts=st.lists(st.integers(0, 30)))
+@given(
+    text=NARROW, stops=st.lists(st.text("ab", min_size=1, max_size=4), max_size=4), cuts=st.lists(st.integers(0, 30))
+)
 def test_the_text_ends_before_the_first_stop_sequence_at_any_portions(
     text: str, stops: list[str], cuts: list[int]
 ) -> None:
