@@ -1,7 +1,6 @@
 """What both doors do with responses: open, read, delete. The only place that knows workers and store together."""
 
 import asyncio
-import hashlib
 import logging
 import re
 import time
@@ -11,11 +10,13 @@ from typing import Final
 
 from antiphon.errors import ApiError, reason_name
 from antiphon.inference.v1 import inference_pb2 as pb
-from antiphon.responses.v1 import item_pb2, response_pb2
+from antiphon.responses.v1 import response_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.store.v1.record_pb2 import ResponseRecord
 from edge.codec import with_defaults
+from edge.context import ConnectionMemory, Context, load_context
 from edge.events import ResponseEvents
+from edge.request import generate_request, routing_key
 from edge.run import ResponseRun
 from edge.settings import EdgeSettings
 from edge.validate import validate
@@ -25,9 +26,6 @@ from store import ids
 from store.responses import ResponseStore
 
 log = logging.getLogger(__name__)
-
-_ROUTING_HEAD_BYTES: Final = 4096
-"""So much of a prompt decides which worker gets it, when nothing else does."""
 
 _INPUT_ITEM: Final = re.compile(r"input\[([0-9]+)\](.*)", re.DOTALL)
 
@@ -68,11 +66,20 @@ class Core:
 
     @asynccontextmanager
     async def respond(
-        self, owner: str, params: response_pb2.ResponseParams, *, request_id: str
+        self,
+        owner: str,
+        params: response_pb2.ResponseParams,
+        *,
+        request_id: str,
+        memory: ConnectionMemory | None = None,
     ) -> AsyncGenerator[ResponseRun, None]:
         """Open a response that a worker has accepted; leaving before its end aborts it.
 
         The caller awaits ``ResponseRun.finish`` inside.
+
+        Args:
+            memory: Of the caller's connection: what it holds can be continued, and a response that ends well and is
+                not stored goes into it.
 
         Raises:
             ApiError: the request is invalid, or cannot be served now. Nothing was changed.
@@ -83,11 +90,13 @@ class Core:
         self._running += 1
         self._idle.clear()
         try:
-            run, history_items = await self._open(owner, params)
+            run, context = await self._open(owner, params, memory)
             started_at = time.monotonic()
             try:
-                await _start(run, history_items)
+                await _start(run, len(context.history) + len(context.carried))
                 yield run
+                if memory is not None and run.error is None and not run.response.params.store:
+                    memory.keep(run.response.id, context, run.response.output)
             finally:
                 run.abort()
                 _log_end(run, request_id, started_at)
@@ -135,33 +144,27 @@ class Core:
         self._is_draining = True
         await self._idle.wait()
 
-    async def _open(self, owner: str, params: response_pb2.ResponseParams) -> tuple[ResponseRun, int]:
-        """A run that has not started, and how many items of earlier responses come before its own input."""
-        if params.ByteSize() < _LARGE_REQUEST_BYTES:
-            validate(params)
-        else:
-            await asyncio.to_thread(validate, params)
-        record = ResponseRecord(input=params.input)
-        items: list[item_pb2.Item] = []
-        previous_id = params.previous_response_id
-        if previous_id:
-            chain = await self._store.load_chain(owner, previous_id)
-            items.extend(chain.items())
-            record.ancestor_ids.extend(chain.response_ids)
-            record.ancestor_bytes = chain.record_bytes
-        elif params.store or not params.HasField("store"):
+    async def _open(
+        self, owner: str, params: response_pb2.ResponseParams, memory: ConnectionMemory | None
+    ) -> tuple[ResponseRun, Context]:
+        """A run that has not started, and what it is about."""
+        validate(params)
+        context = await self._load_context(owner, params, memory)
+        if not context.stored_id and (params.store or not params.HasField("store")):
             await self._check_store()  # 503 before anything starts, not a failed commit at its end
-        items.extend(params.input)
-
-        response_id = ids.new_response_id(ids.parse_response_id(previous_id) if previous_id else None)
+        previous = ids.parse_response_id(params.previous_response_id)
+        response_id = ids.new_response_id(previous)
         item_ids = ids.ItemIds(response_id)
+        record = ResponseRecord(
+            input=context.own, ancestor_ids=context.ancestor_ids, ancestor_bytes=context.ancestor_bytes
+        )
         for item in record.input:
             item.id = item.id or item_ids.new(_KINDS.get(item.WhichOneof("kind") or "", ids.ItemKind.OTHER))
         response = record.response
         response.id = str(response_id)
         response.created_at = int(time.time())
         response.params.CopyFrom(with_defaults(params))
-        key = params.prompt_cache_key or (response_id.tag if previous_id else _head(params))
+        key = routing_key(params, previous.tag if previous else None)
 
         async def choose(avoid: Sequence[WorkerConnection]) -> WorkerConnection:
             return await self._pool.choose(params.model, key, avoid=avoid)
@@ -173,13 +176,20 @@ class Core:
 
         run = ResponseRun(
             ResponseEvents(response, new_item_id=item_ids.new, new_call_id=ids.new_call_id),
-            _generate_request(response, items, cache_salt=owner),
+            generate_request(response.params, context.items(), request_id=response.id, cache_salt=owner),
             choose=choose,
             commit=commit,
             heartbeat_interval_s=self._settings.heartbeat_interval_s,
             timeout_s=self._settings.response_timeout_s,
         )
-        return run, len(items) - len(params.input)
+        return run, context
+
+    async def _load_context(
+        self, owner: str, params: response_pb2.ResponseParams, memory: ConnectionMemory | None = None
+    ) -> Context:
+        return await load_context(
+            self._store, owner, params, memory=memory, max_referenced_bytes=self._settings.max_body_bytes
+        )
 
     async def _check_store(self) -> None:
         """Return if the store answered just now.
@@ -220,49 +230,6 @@ async def _start(run: ResponseRun, history_items: int) -> None:
         if place is not None:
             error.param = f"input[{max(0, int(place[1]) - history_items)}]{place[2]}"
         raise
-
-
-def _generate_request(
-    response: response_pb2.Response, items: Sequence[item_pb2.Item], *, cache_salt: str
-) -> pb.GenerateRequest:
-    params = response.params
-    request = pb.GenerateRequest(
-        request_id=response.id,
-        model=params.model,
-        items=items,
-        tools=params.tools,
-        tool_choice=params.tool_choice,
-        parallel_tool_calls=params.parallel_tool_calls,
-        text=params.text,
-        sampling=pb.SamplingParams(
-            temperature=params.temperature,
-            top_p=params.top_p,
-            presence_penalty=params.presence_penalty,
-            frequency_penalty=params.frequency_penalty,
-        ),
-        truncation=params.truncation,
-        service_tier=params.service_tier,
-        cache_salt=cache_salt,
-    )
-    if params.HasField("instructions"):
-        request.instructions = params.instructions
-    if params.HasField("max_output_tokens"):
-        request.max_output_tokens = params.max_output_tokens
-    if params.HasField("max_tool_calls"):
-        request.max_tool_calls = params.max_tool_calls
-    if params.HasField("reasoning"):
-        request.reasoning.CopyFrom(params.reasoning)
-    if response_pb2.INCLUDE_MESSAGE_OUTPUT_TEXT_LOGPROBS in params.include or params.top_logprobs:
-        request.top_logprobs = params.top_logprobs
-    return request
-
-
-def _head(params: response_pb2.ResponseParams) -> str:
-    """Equal for requests whose prompts begin alike: their instructions, tools and first item."""
-    head = response_pb2.ResponseParams(tools=params.tools, input=params.input[:1])
-    if params.HasField("instructions"):
-        head.instructions = params.instructions
-    return hashlib.blake2b(head.SerializeToString(deterministic=True)[:_ROUTING_HEAD_BYTES]).hexdigest()
 
 
 _KINDS: Final = {

@@ -78,7 +78,6 @@ _PARAMETER = ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER
 _VALUE = ErrorReason.ERROR_REASON_UNSUPPORTED_VALUE
 
 _EFFORTS = (response_pb2.REASONING_EFFORT_UNSPECIFIED, response_pb2.REASONING_EFFORT_NONE)
-_VERBOSITIES = (response_pb2.VERBOSITY_UNSPECIFIED, response_pb2.VERBOSITY_MEDIUM)
 _MODES = (
     tool_pb2.TOOL_CHOICE_MODE_UNSPECIFIED,
     tool_pb2.TOOL_CHOICE_MODE_AUTO,
@@ -98,9 +97,6 @@ _FEATURES: tuple[_Feature, ...] = (
     _Feature("structured output", _VALUE, _when(
         "text.format.type", lambda params: params.text.format.WhichOneof("format") not in (None, "text"),
     )),
-    _Feature("a verbosity other than medium", _VALUE, _when(
-        "text.verbosity", lambda params: params.text.verbosity not in _VERBOSITIES,
-    )),
     _Feature("reasoning", _VALUE, _when(
         "reasoning.effort", lambda params: params.reasoning.effort not in _EFFORTS,
     )),
@@ -114,7 +110,6 @@ _FEATURES: tuple[_Feature, ...] = (
     _Feature("files", _VALUE, _parts("input_file")),
     _Feature("videos", _VALUE, _parts("input_video")),
     _Feature("content of this type", _VALUE, _parts("raw")),
-    _Feature("references to stored items", _VALUE, _items("item_reference")),
     _Feature("compaction", _VALUE, _items("compaction")),
     _Feature("items of this type", _VALUE, _items("raw")),
 )  # fmt: skip
