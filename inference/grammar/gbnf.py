@@ -5,22 +5,20 @@ alternatives and ``{m,n}``. A body is text; the functions here write the pieces 
 """
 
 import re
-from collections.abc import Iterable
 
-from antiphon.errors import ApiError
-from antiphon.responses.v1.error_pb2 import ErrorReason
+from inference.grammar.bodies import MAX_REPEAT, repeated
+from inference.grammar.keywords import refusal
+from inference.grammar.normal import Document
+from inference.grammar.rules import SchemaRules
 
 MAX_RULES = 20_000
 MAX_CHARS = 2_000_000
-MAX_REPEAT = 1_000
-"""In one ``{m,n}``. llama.cpp refuses 2000, and takes any number of items for a limit above."""
-
-_PLAIN = re.compile(r"[ !#-,./0-9:-Z_a-z{-~]")
-"""Characters that mean themselves in literals and in classes, at any place of them."""
-
+MAX_REPEATS = 50_000
+"""Of all repetitions together: engines write them out."""
 _JSON_RULES = {
     "ws": r'(" " | "\n" [ \u0009]{0,20})?',
-    "json-char": r'[ !#-\u005B\u005D-\uD7FF\uE000-\U0010FFFF] | "\\" (["\\bfnrt] | "u00" [01] [0-9a-fA-F])',
+    "json-char": r"[ !#-\u005B\u005D-\uD7FF\uE000-\U0010FFFF] | json-escape",
+    "json-escape": r'"\\" (["\\bfnrt] | "u00" [01] [0-9a-fA-F])',
     "json-string": r'"\"" json-char* "\""',
     "json-integer": r'"-"? ("0" | [1-9] [0-9]{0,17})',
     "json-number": r'json-integer ("." [0-9]{1,17})? ([eE] [+\u002D]? [0-9]{1,2})?',
@@ -40,16 +38,21 @@ controls, so that a name has one spelling and every ``json-char`` is one charact
 _REFERENCE = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|([a-z][a-z0-9-]*)')
 
 
+class GrammarTooLargeError(Exception):
+    """A grammar has grown beyond what engines can be asked to take."""
+
+
 class Grammar:
     """Rules by name, each written once. Every method that adds one returns its name, for use in other bodies.
 
     Raises:
-        ApiError: INVALID_JSON_SCHEMA, from every method: the grammar grows beyond what engines can be asked to take.
+        GrammarTooLargeError: from every method but ``add_schema``.
     """
 
     def __init__(self) -> None:
         self._bodies: dict[str, str | None] = {}
         self._chars = 0
+        self._repeats = 0
 
     def add_rule(self, name: str, body: str) -> str:
         """Add a rule called ``name``, or nearly so if another rule has that name; the same rule is not added twice."""
@@ -66,7 +69,7 @@ class Grammar:
             count += 1
             unique = f"{name}-{count}"
         if len(self._bodies) >= MAX_RULES:
-            raise _too_large()
+            raise GrammarTooLargeError
         self._bodies[unique] = None
         return unique
 
@@ -76,7 +79,7 @@ class Grammar:
         self._bodies[name] = body
         self._chars += len(name) + len(body)
         if self._chars > MAX_CHARS:
-            raise _too_large()
+            raise GrammarTooLargeError
         return name
 
     def add_schema(self, schema: object, *, param: str) -> str:
@@ -86,7 +89,29 @@ class Grammar:
             ApiError: INVALID_JSON_SCHEMA, the schema is invalid or says what cannot be enforced; ``param`` is extended
                 to the place, such as ``text.format.schema.properties.age.minimum``.
         """
-        raise NotImplementedError
+        try:
+            document = Document(schema, param=param)
+            if not document.is_inhabited(document.root):
+                raise refusal("no value is valid under it", param)
+            return SchemaRules(self, document).add(document.root)
+        except RecursionError as error:
+            raise refusal("it is nested too deeply", param) from error
+        except GrammarTooLargeError as error:
+            raise refusal("it is too large to be enforced", param) from error
+
+    def repeat(self, name: str, least: int, most: int | None) -> str:
+        """The rule ``name`` so many times, any number above ``least`` if ``most`` is None; as one item."""
+        self._repeats += least if most is None else most
+        if self._repeats > MAX_REPEATS:
+            raise GrammarTooLargeError
+        if max(least, most or 0) <= MAX_REPEAT:
+            return repeated(name, least, most)
+        block = f"{name}{{{MAX_REPEAT}}}"
+        rest = self.repeat(name, max(0, least - MAX_REPEAT), None if most is None else most - MAX_REPEAT)
+        body = f"{block} {rest}"
+        if least < MAX_REPEAT:
+            body += f" | {repeated(name, least, MAX_REPEAT - 1)}"
+        return self.add_rule(f"{name}-repeated", body)
 
     def json_value(self) -> str:
         """Any JSON text."""
@@ -99,6 +124,22 @@ class Grammar:
     def json_string(self) -> str:
         """Any JSON string, with its quotes."""
         return self._json("json-string")
+
+    def json_char(self) -> str:
+        """One character of a JSON string."""
+        return self._json("json-char")
+
+    def json_escape(self) -> str:
+        """One character of a JSON string that has to be escaped."""
+        return self._json("json-escape")
+
+    def json_integer(self) -> str:
+        """Any JSON integer."""
+        return self._json("json-integer")
+
+    def json_number(self) -> str:
+        """Any JSON number."""
+        return self._json("json-number")
 
     def whitespace(self) -> str:
         """What may stand between the tokens of a JSON text; may be nothing."""
@@ -128,43 +169,6 @@ class Grammar:
         return name
 
 
-def literal(text: str) -> str:
-    """``text`` itself; it must not be empty where something refers to the body as one item."""
-    return '"' + "".join(_escaped(char) for char in text) + '"'
-
-
-def char_class(ranges: Iterable[tuple[int, int]]) -> str:
-    """One character whose code point is in one of ``ranges``, ends included."""
-    return "[" + "".join(_char(low) if low == high else f"{_char(low)}-{_char(high)}" for low, high in ranges) + "]"
-
-
-def alternatives(bodies: Iterable[str]) -> str:
-    """One of ``bodies``, as one item."""
-    return "(" + " | ".join(bodies) + ")"
-
-
-def repeated(item: str, least: int, most: int | None) -> str:
-    """``item`` so many times, up to MAX_REPEAT."""
-    if (least, most) == (1, 1):
-        return item
-    if most is None:
-        return f"{item}*" if least == 0 else f"{item}{{{least},}}"
-    return f"{item}?" if (least, most) == (0, 1) else f"{item}{{{least},{most}}}"
-
-
-def _escaped(char: str) -> str:
-    return _char(ord(char)) if char not in "^-[]" else char
-
-
-def _char(code: int) -> str:
-    char = chr(code)
-    if _PLAIN.fullmatch(char):
-        return char
-    if char in '"\\':
-        return "\\" + char
-    return f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}"
-
-
 def _references(body: str) -> list[str]:
     return [name for match in _REFERENCE.finditer(body) if (name := match[1]) is not None]
 
@@ -172,7 +176,3 @@ def _references(body: str) -> list[str]:
 def _rule_name(text: str) -> str:
     """A name that both readers take: they differ in more than letters, digits and ``-``, and in case."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:40].strip("-").removeprefix("json-") or "rule"
-
-
-def _too_large() -> ApiError:
-    return ApiError(ErrorReason.ERROR_REASON_INVALID_JSON_SCHEMA, "The schema is too large to be enforced.")

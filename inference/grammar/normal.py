@@ -1,0 +1,428 @@
+"""Schemas in normal form: the alternatives that they leave, each of one type with all its limits in one place.
+
+``allOf``, ``$ref`` and keywords beside them are conjunctions, ``anyOf`` and ``oneOf`` disjunctions of schemas. A node
+is a conjunction; it is multiplied out into alternatives that hold none of these any more, and those are merged type by
+type. What is below, such as the schema of a property under two schemas of an object, is again a node.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+from urllib.parse import unquote
+
+from inference.grammar.evaluate import is_valid, same
+from inference.grammar.formats import compiled_format
+from inference.grammar.keywords import ALL_KINDS, Keywords, Sub, refusal
+from inference.grammar.numbers import Limit, compiled_decimals, compiled_integers
+from inference.grammar.regular import Automaton, TooComplexError, of_length
+
+MAX_NODES = 5_000
+MAX_DEPTH = 100
+MAX_ALTERNATIVES = 300
+"""Of one node."""
+_MAX_STEPS = 50_000
+"""In the search for a value of one node."""
+
+_NULL = {"type": "null"}
+
+Members: TypeAlias = tuple[Sub, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Some values, one at least."""
+
+    values: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Numbers between limits."""
+
+    only_integers: bool
+    low: Limit | None
+    high: Limit | None
+
+    def automaton(self) -> Automaton:
+        """Their spellings."""
+        return (compiled_integers if self.only_integers else compiled_decimals)(self.low, self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Strings:
+    """Strings of a length in characters; each of ``languages`` must hold them."""
+
+    least: int
+    most: int | None
+    languages: tuple[Automaton, ...]
+
+    def automaton(self) -> Automaton:
+        """Their characters."""
+        language, *others = self.languages
+        for other in others:
+            language &= other
+        return language if (self.least, self.most) == (0, None) else language & of_length(self.least, self.most)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """Arrays of ``least`` to ``most`` elements: the first like ``prefix``, all others like ``items``."""
+
+    prefix: "tuple[Node, ...]"
+    items: "Node"
+    least: int
+    most: int | None
+    is_closed: bool
+    """The schema says nothing about elements after ``prefix``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """Objects with ``least`` to ``most`` properties."""
+
+    properties: "dict[str, Node]"
+    required: frozenset[str]
+    additional: "Node"
+    least: int
+    most: int | None
+    is_closed: bool
+    """The schema names properties and says nothing about others."""
+
+
+Branch: TypeAlias = Values | Numbers | Strings | Arrays | Objects
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """Values that are valid under each of ``members``."""
+
+    members: Members
+    depth: int
+    param: str
+    branches: list[Branch] | None = None
+    """Together all valid values."""
+    narrowed: list[Branch] = field(default_factory=list)
+    """Those to generate: a schema that names no type means that of which its keywords speak."""
+    is_inhabited: bool | None = None
+
+
+class Document:
+    """One schema and all that it refers to.
+
+    Raises:
+        ApiError: INVALID_JSON_SCHEMA, from every method.
+    """
+
+    def __init__(self, schema: object, *, param: str) -> None:
+        self._schema = schema
+        self._param = param
+        self._nodes: dict[frozenset[int], Node] = {}
+        self._in_exclusion: set[int] = set()
+        self._discriminated: dict[tuple[int, str], list[Sub]] = {}
+        self._steps = 0
+        self.root = self.node([Sub(schema, param)], depth=0)
+
+    def node(self, subs: Iterable[Sub], *, depth: int) -> Node:
+        """The node of the values that are valid under all of ``subs``."""
+        members = {id(sub.schema): sub for sub in subs if sub.schema is not True and sub.schema != {}}
+        key = frozenset(members)
+        if key not in self._nodes:
+            param = next((sub.param for sub in members.values()), self._param)
+            if depth > MAX_DEPTH:
+                raise refusal(f"schemas are nested more than {MAX_DEPTH} deep", param)
+            if len(self._nodes) >= MAX_NODES:
+                raise refusal("the schema is too large", param)
+            self._nodes[key] = Node(tuple(members.values()), depth, param)
+        return self._nodes[key]
+
+    def branches(self, node: Node) -> list[Branch]:
+        """The branches of ``node`` that are to be generated; none if no value is valid."""
+        self._branches(node)
+        self._steps = 0
+        with _complexity_at(node.param):
+            return [branch for branch in node.narrowed if self._branch_is_inhabited(branch, set())]
+
+    def is_inhabited(self, node: Node) -> bool:
+        """Whether some value is valid."""
+        self._steps = 0
+        return self._is_inhabited(node, set())
+
+    def _branches(self, node: Node) -> list[Branch]:
+        if node.branches is None:
+            branches: list[Branch] = []
+            for alternative in self._conjunction(node.members, ()):
+                found, narrowed = self._merged(alternative, node)
+                branches += found
+                node.narrowed += narrowed
+            node.branches = branches
+        return node.branches
+
+    def _conjunction(self, members: Iterable[Sub], trail: tuple[int, ...]) -> list[Members]:
+        found: list[Members] = [()]
+        for member in members:
+            found = self._product(found, self._alternatives(member, trail), member)
+        return found
+
+    def _product(self, first: list[Members], second: list[Members], sub: Sub) -> list[Members]:
+        if len(first) * len(second) > MAX_ALTERNATIVES:
+            raise refusal(f"there are more than {MAX_ALTERNATIVES} alternatives", sub.param)
+        return [(*left, *right) for left in first for right in second]
+
+    def _alternatives(self, sub: Sub, trail: tuple[int, ...]) -> list[Members]:
+        """``sub`` as a disjunction of conjunctions, in whose members references and combinations count no more."""
+        if isinstance(sub.schema, bool):
+            return [()] if sub.schema else []
+        if id(sub.schema) in trail or len(trail) > MAX_DEPTH:
+            raise refusal("the schema refers to itself without an end", sub.param)
+        trail = (*trail, id(sub.schema))
+        keywords = Keywords(sub)
+        found: list[Members] = [(sub,)]
+        if (reference := keywords.string("$ref")) is not None:
+            target = self._resolved(reference, sub.at("$ref"))
+            found = self._product(found, self._alternatives(target, trail), sub)
+        if (all_of := keywords.schemas("allOf")) is not None:
+            found = self._product(found, self._conjunction(all_of, trail), sub)
+        for keyword in ("anyOf", "oneOf"):
+            if (options := keywords.schemas(keyword)) is None:
+                continue
+            if keyword == "oneOf":
+                options = self._exclusive(options, keywords)
+            union = [alternative for option in options for alternative in self._alternatives(option, trail)]
+            if len(union) > MAX_ALTERNATIVES:
+                raise refusal(f"there are more than {MAX_ALTERNATIVES} alternatives", sub.at(keyword))
+            found = self._product(found, union, sub)
+        if keywords.given.get("nullable") is True:  # OpenAPI 3.0's
+            found.append((Sub(_NULL, sub.at("nullable")),))
+        return found
+
+    def _resolved(self, reference: str, param: str) -> Sub:
+        pointer = unquote(reference.removeprefix("#"))
+        if not reference.startswith("#") or (pointer and not pointer.startswith("/")):
+            raise refusal(f"'{reference}' is not a place in this schema, such as '#/$defs/name'", param)
+        schema, place = self._schema, self._param
+        for step in pointer.split("/")[1:]:
+            key = step.replace("~1", "/").replace("~0", "~")
+            if isinstance(schema, dict) and key in schema:
+                schema, place = schema[key], f"{place}.{key}"
+            elif isinstance(schema, list) and key.isdecimal() and int(key) < len(schema):
+                schema, place = schema[int(key)], f"{place}[{key}]"
+            else:
+                raise refusal(f"'{reference}' does not exist", param)
+        return Sub(schema, place)
+
+    def _exclusive(self, options: list[Sub], keywords: Keywords) -> list[Sub]:
+        """``options`` of a ``oneOf``, if no value is valid under two of them: then it means the same as ``anyOf``.
+
+        If some are, options with a discriminator (OpenAPI's) are held to it: it tells them apart where it is present.
+        """
+        identity = id(keywords.given)
+        if identity in self._in_exclusion:
+            return options
+        self._in_exclusion.add(identity)
+        try:
+            clash = self._clash(options)
+            if clash is None:
+                return options
+            discriminator = keywords.given.get("discriminator")
+            if isinstance(discriminator, dict) and isinstance(name := discriminator.get("propertyName"), str):
+                key = (identity, name)
+                if key not in self._discriminated:
+                    required: dict[str, object] = {"type": "object", "required": [name]}
+                    self._discriminated[key] = [
+                        Sub({"allOf": [option.schema, required]}, option.param) for option in options
+                    ]
+                if self._clash(self._discriminated[key]) is None:
+                    return self._discriminated[key]
+            raise refusal(f"some values are valid under both of {clash}, use 'anyOf'", keywords.sub.at("oneOf"))
+        finally:
+            self._in_exclusion.remove(identity)
+
+    def _clash(self, options: list[Sub]) -> str | None:
+        for index, option in enumerate(options):
+            for other_index, other in enumerate(options[:index]):
+                if self._is_inhabited(self.node([option, other], depth=0), set()):
+                    return f"oneOf[{other_index}] and oneOf[{index}]"
+        return None
+
+    def _merged(self, members: Members, node: Node) -> tuple[list[Branch], list[Branch]]:
+        """The branches of one alternative, and those of them that are to be generated."""
+        schemas = [Keywords(member) for member in members]
+        kinds = ALL_KINDS
+        is_typed = False
+        values: list[object] | None = None
+        for keywords in schemas:
+            if (given := keywords.kinds()) is not None:
+                kinds &= given
+                is_typed = True
+            if values is None:
+                values = keywords.values()
+        if values is not None:
+            valid = _distinct(v for v in values if all(is_valid(v, keywords, self._resolved) for keywords in schemas))
+            branches: list[Branch] = [Values(tuple(valid))] if valid else []
+            return branches, branches
+        by_kind: dict[str, list[Branch]] = {}
+        if "null" in kinds:
+            by_kind["null"] = [Values((None,))]
+        if "boolean" in kinds:
+            by_kind["boolean"] = [Values((True, False))]
+        if "integer" in kinds:
+            by_kind["integer"] = [_numbers(schemas, only_integers="fraction" not in kinds)]
+        if "string" in kinds:
+            by_kind["string"] = [_strings(schemas)]
+        if "array" in kinds:
+            by_kind["array"] = [self._arrays(schemas, node)]
+        if "object" in kinds:
+            by_kind["object"] = [self._objects(schemas, node)]
+        implied = frozenset().union(*(keywords.implied_kinds() for keywords in schemas))
+        all_branches = [branch for branches in by_kind.values() for branch in branches]
+        if is_typed or not implied:
+            return all_branches, all_branches
+        return all_branches, [branch for kind, branches in by_kind.items() if kind in implied for branch in branches]
+
+    def _arrays(self, schemas: list[Keywords], node: Node) -> Arrays:
+        prefixes = [keywords.prefix_items() for keywords in schemas]
+        rests = [keywords.items() for keywords in schemas]
+        length = max(map(len, prefixes), default=0)
+
+        def element(index: int) -> Node:
+            subs = (
+                prefix[index] if index < len(prefix) else rest for prefix, rest in zip(prefixes, rests, strict=True)
+            )
+            return self.node((sub for sub in subs if sub is not None), depth=node.depth + 1)
+
+        least, most = _counts(schemas, "minItems", "maxItems")
+        return Arrays(
+            prefix=tuple(map(element, range(length))),
+            items=element(length),
+            least=least,
+            most=most,
+            is_closed=length > 0 and not any(rests),
+        )
+
+    def _objects(self, schemas: list[Keywords], node: Node) -> Objects:
+        by_schema = [keywords.properties() for keywords in schemas]
+        additional = [keywords.schema("additionalProperties") for keywords in schemas]
+        required = {name: None for keywords in schemas for name in keywords.names("required")}
+        names = dict.fromkeys([*(name for properties in by_schema for name in properties), *required])
+
+        def property_(name: str | None) -> Node:
+            subs = (
+                properties.get(name, other) if name is not None else other
+                for properties, other in zip(by_schema, additional, strict=True)
+            )
+            return self.node((sub for sub in subs if sub is not None), depth=node.depth + 1)
+
+        least, most = _counts(schemas, "minProperties", "maxProperties")
+        return Objects(
+            properties={name: property_(name) for name in names},
+            required=frozenset(required),
+            additional=property_(None),
+            least=max(least, len(required)),
+            most=most,
+            is_closed=bool(names) and not any(additional),
+        )
+
+    def _is_inhabited(self, node: Node, above: set[int]) -> bool:
+        if node.is_inhabited is None:
+            if id(node) in above:
+                return False  # the smallest value of a node does not need a value of that node
+            self._steps += 1
+            if self._steps > _MAX_STEPS:
+                raise refusal("the schema is too complex", node.param)
+            above.add(id(node))
+            with _complexity_at(node.param):
+                inhabited = any(self._branch_is_inhabited(branch, above) for branch in self._branches(node))
+            above.remove(id(node))
+            if inhabited or not above:
+                node.is_inhabited = inhabited
+            return inhabited
+        return node.is_inhabited
+
+    def _branch_is_inhabited(self, branch: Branch, above: set[int]) -> bool:
+        match branch:
+            case Values():
+                return True
+            case Numbers(low=None) | Numbers(high=None):
+                return True
+            case Numbers():
+                return not branch.automaton().is_empty
+            case Strings(languages=()):
+                return branch.most is None or branch.least <= branch.most
+            case Strings():
+                return not branch.automaton().is_empty
+            case Arrays():
+                return (branch.most is None or branch.least <= branch.most) and all(
+                    self._is_inhabited(element, above) for element in _first_elements(branch)
+                )
+            case Objects():
+                if branch.most is not None and branch.least > branch.most:
+                    return False
+                if not all(self._is_inhabited(branch.properties[name], above) for name in sorted(branch.required)):
+                    return False
+                missing = branch.least - len(branch.required)
+                optional = (node for name, node in branch.properties.items() if name not in branch.required)
+                if missing > 0 and not self._is_inhabited(branch.additional, above):
+                    missing -= sum(self._is_inhabited(node, above) for node in optional)
+                    return missing <= 0
+                return True
+
+
+def _first_elements(arrays: Arrays) -> Iterator[Node]:
+    """Of the shortest valid arrays."""
+    yield from arrays.prefix[: arrays.least]
+    if arrays.least > len(arrays.prefix):
+        yield arrays.items
+
+
+def _numbers(schemas: Iterable[Keywords], *, only_integers: bool) -> Numbers:
+    low: Limit | None = None
+    high: Limit | None = None
+    for keywords in schemas:
+        for keyword, is_inside in (("minimum", True), ("exclusiveMinimum", False)):
+            value = keywords.number(keyword)
+            if value is not None and (low is None or (value, not is_inside) > (low.value, not low.is_inside)):
+                low = Limit(value, is_inside)
+        for keyword, is_inside in (("maximum", True), ("exclusiveMaximum", False)):
+            value = keywords.number(keyword)
+            if value is not None and (high is None or (value, is_inside) < (high.value, high.is_inside)):
+                high = Limit(value, is_inside)
+        factor = keywords.number("multipleOf")
+        if factor is not None:
+            if factor != 1:
+                raise refusal("'multipleOf' is supported with 1 only", keywords.sub.at("multipleOf"))
+            only_integers = True
+    return Numbers(only_integers, low, high)
+
+
+def _strings(schemas: Iterable[Keywords]) -> Strings:
+    languages: list[Automaton] = []
+    for keywords in schemas:
+        if (pattern := keywords.pattern()) is not None:
+            languages.append(pattern)
+        if (name := keywords.string("format")) is not None and (known := compiled_format(name)) is not None:
+            languages.append(known)
+    least, most = _counts(schemas, "minLength", "maxLength")
+    return Strings(least, most, tuple(languages))
+
+
+def _counts(schemas: Iterable[Keywords], lowest: str, highest: str) -> tuple[int, int | None]:
+    least = max((count for keywords in schemas if (count := keywords.count(lowest)) is not None), default=0)
+    most = min((count for keywords in schemas if (count := keywords.count(highest)) is not None), default=None)
+    return least, most
+
+
+def _distinct(values: Iterable[object]) -> list[object]:
+    found: list[object] = []
+    for value in values:
+        if not any(same(value, other) for other in found):
+            found.append(value)
+    return found
+
+
+@contextmanager
+def _complexity_at(param: str) -> Iterator[None]:
+    try:
+        yield
+    except TooComplexError as error:
+        raise refusal("the limits of its strings or numbers are too complex", param) from error
