@@ -62,6 +62,8 @@ class SamplingParams:
     """End the turn, besides the tokenizer's ``eos_token_ids``."""
     top_logprobs: int | None = None
     """None: no log probabilities; otherwise this many candidates a token, 0 to ``max_top_logprobs``."""
+    grammar: str | None = None
+    """GBNF text: its ``root`` generates what may come, and the turn ends only where that is whole."""
     cache_salt: str = ""
     """Generations with different salts share no KV cache, if the engine can keep them apart."""
 

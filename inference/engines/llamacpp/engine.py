@@ -40,7 +40,8 @@ class LlamaCppEngine:
     """``Engine`` over an in-process llama.cpp server.
 
     Penalties count generated tokens only, as OpenAI's do. ``seed`` repeats an output as far as llama.cpp's arithmetic
-    is the same, which other generations in the same batch can change in the last digits.
+    is the same, which other generations in the same batch can change in the last digits. Under a grammar penalties
+    count the end of the prompt too, and a character that ``max_tokens`` cuts is left out with its tokens.
     """
 
     def __init__(self, settings: LlamaCppSettings) -> None:
@@ -49,7 +50,7 @@ class LlamaCppEngine:
             engine=f"llamacpp {VERSION}",
             context_window=settings.context_window,
             capacity=settings.parallel,
-            capabilities=Capabilities(penalties=True, seed=True, max_top_logprobs=20, cache_salt=True),
+            capabilities=Capabilities(penalties=True, seed=True, max_top_logprobs=20, grammar=True, cache_salt=True),
         )
         self._threads = ThreadPoolExecutor(settings.parallel, thread_name_prefix="llamacpp")
         self._slots = Slots(settings.parallel)

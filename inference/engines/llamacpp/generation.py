@@ -20,6 +20,9 @@ _PREFILL_CHUNK = 128
 _SINGLE_STEPS = 32
 """Tokens to generate one call at a time after one that is only a part of a character: more of them may follow."""
 
+_UNKNOWN_LOGPROB = -9999.0
+"""What OpenAI's API says for it."""
+
 _SAMPLERS = ["penalties", "temperature", "top_p"]
 """All that are applied, in this order; llama.cpp's other samplers and its own order are not OpenAI's."""
 
@@ -31,6 +34,9 @@ class Generation:
     out of it every token that ends within a character, and its penalties count the prompt's tokens too. Where that
     matters tokens are generated one call each. What the stream has generated beyond a gap is dropped: nobody has seen
     it yet.
+
+    A grammar begins with a call and cannot be entered in its middle: under one everything comes as one stream. The
+    tokens that it leaves out are then told from the text that they are a part of; their log probabilities are unknown.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class Generation:
         self._notify = notify
         self._stop_ids = tokenizer.eos_token_ids.union(params.stop_token_ids)
         self._penalized = params.presence_penalty != 0 or params.frequency_penalty != 0
+        self._grammar = params.grammar
         self._seed = random.getrandbits(63) if params.seed is None else params.seed
         self._reuse = slot.cache_salt == params.cache_salt
         self._generated: list[int] = []
@@ -84,7 +91,7 @@ class Generation:
             self._prefill()
             stop = None
             while not self._aborted and stop is None:
-                single = self._penalized or len(self._generated) < self._single_until
+                single = self._grammar is None and (self._penalized or len(self._generated) < self._single_until)
                 stop = self._step() if single else self._stream()
             if self._generated:
                 self._slot.token_ids = (*self._prompt, *self._generated)
@@ -126,7 +133,11 @@ class Generation:
                 self._emit(held)
                 held = None
             piece = self._tokenizer.token_bytes(token.token_id)
-            if token.text.encode() != piece:
+            if self._grammar is not None and (count := token.position - len(self._generated) - 1) > 0:
+                for missing in self._tokenizer.spelled(token.text.encode().removesuffix(piece), count):
+                    self._emit(replace(token, token_id=missing, logprob=_UNKNOWN_LOGPROB, top=()))
+                self._emit(token)
+            elif token.text.encode() != piece:
                 gap = True
             elif token.token_id in self._stop_ids:
                 stop = EngineStop.END_OF_TURN
@@ -144,8 +155,8 @@ class Generation:
             return EngineStop.END_OF_TURN
         if held is not None:
             self._emit(held)
-        if len(self._generated) == self._params.max_tokens:
-            return EngineStop.MAX_TOKENS
+        if len(self._generated) == self._params.max_tokens or self._grammar is not None:
+            return EngineStop.MAX_TOKENS  # perhaps within a character, whose part nobody can be told
         self._single_until = len(self._generated) + _SINGLE_STEPS
         return None
 
@@ -185,7 +196,7 @@ class Generation:
     def _request(self) -> dict[str, Any]:
         """What every call that generates says; llama.cpp's server defaults hold for nothing that changes the output."""
         params = self._params
-        return {
+        request = {
             "prompt": [*self._prompt, *self._generated],
             "id_slot": self._slot.index,
             "cache_prompt": self._reuse,
@@ -195,10 +206,15 @@ class Generation:
             "presence_penalty": params.presence_penalty,
             "frequency_penalty": params.frequency_penalty,
             "repeat_penalty": 1.0,
-            "repeat_last_n": len(self._generated) if self._penalized else 0,
+            "repeat_last_n": (params.max_tokens if self._grammar else len(self._generated)) if self._penalized else 0,
             "seed": _seed_at(self._seed, len(self._generated)),
             "n_probs": 0 if params.top_logprobs is None else max(1, params.top_logprobs),
         }
+        if self._grammar is not None:
+            # control tokens: to llama.cpp they are the text that names them, to everybody else nothing
+            bias = [[token_id, False] for token_id in self._tokenizer.silent_token_ids]
+            request |= {"grammar": self._grammar, "logit_bias": bias}
+        return request
 
 
 def _seed_at(seed: int, position: int) -> int:

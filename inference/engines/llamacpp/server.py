@@ -42,6 +42,8 @@ class Token:
     """As many as asked for (``n_probs``), likeliest first."""
     cached_tokens: int
     """Prompt tokens of this call that were in the slot before."""
+    position: int
+    """How many tokens this call had generated with this one."""
 
 
 class LlamaServer:
@@ -211,4 +213,5 @@ def _token(probability: dict[str, Any], text: str, timings: dict[str, Any]) -> T
         logprob=probability["logprob"],
         top=tuple((top["id"], top["logprob"]) for top in probability["top_logprobs"]),
         cached_tokens=timings["cache_n"],
+        position=timings["predicted_n"],
     )

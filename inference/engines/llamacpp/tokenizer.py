@@ -4,6 +4,7 @@ import enum
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from inference import gguf
@@ -135,6 +136,26 @@ class LlamaCppTokenizer:
         if not 0 <= token_id < len(self._bytes):
             raise KeyError(token_id)
         return self._bytes[token_id]
+
+    @cached_property
+    def silent_token_ids(self) -> tuple[int, ...]:
+        """Tokens without text that do not end a turn."""
+        return tuple(id_ for id_ in self._markers.values() if not self._bytes[id_] and id_ not in self._eos_token_ids)
+
+    def spelled(self, piece: bytes, count: int) -> list[int]:
+        """Some ``count`` tokens that spell ``piece``; more or fewer if no such number does."""
+        ways: list[dict[int, tuple[int, ...]]] = [{0: ()}, *({} for _ in piece)]  # by end, by number of tokens
+        for start, known in enumerate(ways[:-1]):
+            for end in range(start + 1, len(piece) + 1):
+                if (token_id := self._ids.get(piece[start:end])) is not None:
+                    for number, path in known.items():
+                        ways[end].setdefault(number + 1, (*path, token_id))
+        found = ways[-1]
+        return list(found.get(count) or next(iter(found.values()), ()))
+
+    @cached_property
+    def _ids(self) -> dict[bytes, int]:
+        return {piece: token_id for token_id, piece in reversed(list(enumerate(self._bytes))) if piece}
 
     def decode(self, token_ids: Sequence[int]) -> bytes:
         return b"".join(map(self.token_bytes, token_ids))
