@@ -50,6 +50,13 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A worker that sends nothing for this long counts as gone."""
     worker_wait_s: Seconds = 30.0
     """How long a request waits for a worker when there is none."""
+    websocket_lifetime_s: Seconds = 3600.0
+    """After this long a WebSocket connection takes no more turns, and ends when the one that runs has ended."""
+    websocket_memory_bytes: Count = 8 * 1024 * 1024
+    """Most bytes of the latest response that was not stored which a WebSocket connection remembers, to be continued."""
+    allowed_origins: str = ""
+    """Origins of web pages that may change things or open WebSockets here, separated by commas, such as
+    ``https://chat.example.org``; ``*`` for any. A page of this server's own IP address or localhost always may."""
     drain_timeout_s: Seconds = 60.0
     """How long running responses may go on after SIGTERM."""
     log_level: str = "INFO"

@@ -12,6 +12,7 @@ from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge.core import Core
 from edge.rest import routes
 from edge.rest.errors import to_http
+from edge.rest.origin import check_origin, parse_origins
 from edge.settings import EdgeSettings
 
 log = logging.getLogger(__name__)
@@ -20,14 +21,19 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _MAX_HEADER_BYTES: Final = 16 * 1024
 
+_ALLOWED_ORIGINS: Final = web.AppKey("allowed_origins", frozenset[str])
+
 
 def create_app(core: Core, settings: EdgeSettings) -> web.Application:
     """The API under ``/v1``, and the two health checks."""
     app = web.Application(middlewares=[_answer_errors], client_max_size=settings.max_body_bytes)
     app[routes.CORE] = core
     app[routes.SETTINGS] = settings
+    app[routes.CONNECTIONS] = set()
+    app[_ALLOWED_ORIGINS] = parse_origins(settings.allowed_origins)
     app.add_routes(routes.ROUTES)
     app.on_response_prepare.append(_add_request_id)
+    app.on_shutdown.append(_leave_connections)
     return app
 
 
@@ -48,6 +54,7 @@ def create_runner(app: web.Application, settings: EdgeSettings) -> web.AppRunner
 async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     request[routes.REQUEST_ID] = f"req_{secrets.token_hex(16)}"
     try:
+        check_origin(request, request.app[_ALLOWED_ORIGINS])
         return await handler(request)
     except ApiError as error:
         return _error_response(error)
@@ -79,3 +86,8 @@ def _error_response(error: ApiError) -> web.Response:
 
 async def _add_request_id(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["x-request-id"] = request[routes.REQUEST_ID]
+
+
+async def _leave_connections(app: web.Application) -> None:
+    for connection in app[routes.CONNECTIONS]:
+        connection.leave()

@@ -39,6 +39,12 @@ class CreateRequest(NamedTuple):
     warnings: list[str]
     """Names of fields that were given and not honoured, such as `user`: safe in a header, sorted, at most 16."""
 
+    @property
+    def is_obfuscated(self) -> bool:
+        """Deltas are padded."""
+        options = self.params.stream_options
+        return options.include_obfuscation if options.HasField("include_obfuscation") else True
+
 
 def decode(body: bytes, content_type: str | None) -> CreateRequest:
     """The body of POST /v1/responses.
@@ -46,7 +52,15 @@ def decode(body: bytes, content_type: str | None) -> CreateRequest:
     Raises:
         ApiError: UNSUPPORTED_MEDIA_TYPE, INVALID_JSON, or what is wrong with which field.
     """
-    fields = parse_object(body, content_type)
+    return decode_fields(parse_object(body, content_type))
+
+
+def decode_fields(fields: dict[str, Any]) -> CreateRequest:
+    """The fields of a request for a response, whatever brought them.
+
+    Raises:
+        ApiError: what is wrong with which field.
+    """
     for name in sorted(REFUSED_FIELDS & fields.keys()):
         if fields[name] is not None:
             raise ApiError(

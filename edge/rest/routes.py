@@ -1,28 +1,26 @@
 """One short handler for each path."""
 
-import asyncio
 from typing import Final
 
 import msgspec
 from aiohttp import web
 
 from antiphon.errors import ApiError
-from antiphon.responses.v1 import response_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge import codec
 from edge.core import Core
 from edge.rest.body import CreateRequest, decode
+from edge.rest.offload import in_thread_if_large
 from edge.rest.sse import SseStream
+from edge.rest.websocket import WebSocketConnection, is_upgrade
 from edge.settings import EdgeSettings
 
 CORE: Final = web.AppKey("core", Core)
 SETTINGS: Final = web.AppKey("settings", EdgeSettings)
+CONNECTIONS: Final = web.AppKey("connections", set[WebSocketConnection])
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 
 ROUTES: Final = web.RouteTableDef()
-
-_LARGE_BODY_BYTES: Final = 64 * 1024
-"""Bodies from this size on are decoded in a thread: a megabyte takes ten milliseconds."""
 
 
 @ROUTES.post("/v1/responses")
@@ -40,7 +38,7 @@ async def create_response(request: web.Request) -> web.StreamResponse:
         stream = SseStream(
             request,
             run,
-            is_obfuscated=_is_obfuscated(create.params),
+            is_obfuscated=create.is_obfuscated,
             slow_reader_timeout_s=settings.slow_reader_timeout_s,
         )
         try:
@@ -53,6 +51,20 @@ async def create_response(request: web.Request) -> web.StreamResponse:
             stream.close()
     await answer.write_eof()
     return answer
+
+
+@ROUTES.get("/v1/responses")
+async def open_websocket(request: web.Request) -> web.WebSocketResponse:
+    """Turns over one connection; without an upgrade this path has only POST."""
+    if not is_upgrade(request):
+        raise web.HTTPMethodNotAllowed(request.method, ["POST"])
+    connections = request.app[CONNECTIONS]
+    connection = WebSocketConnection(request, request.app[CORE], request.app[SETTINGS], request_id=request[REQUEST_ID])
+    connections.add(connection)
+    try:
+        return await connection.serve()
+    finally:
+        connections.remove(connection)
 
 
 @ROUTES.get("/v1/responses/{response_id}")
@@ -103,18 +115,11 @@ async def ready(request: web.Request) -> web.Response:
 async def _decode(request: web.Request) -> CreateRequest:
     body = await request.read()
     content_type = request.headers.get("Content-Type")
-    if len(body) < _LARGE_BODY_BYTES:
-        return decode(body, content_type)
-    return await asyncio.to_thread(decode, body, content_type)
+    return await in_thread_if_large(len(body), decode, body, content_type)
 
 
 def _json(shape: object, headers: dict[str, str] | None = None) -> web.Response:
     return web.Response(body=msgspec.json.encode(shape), content_type="application/json", headers=headers)
-
-
-def _is_obfuscated(params: response_pb2.ResponseParams) -> bool:
-    options = params.stream_options
-    return options.include_obfuscation if options.HasField("include_obfuscation") else True
 
 
 def _warning_headers(warnings: list[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from antiphon.responses.v1 import error_pb2, response_pb2
 from edge import codec, events
 from edge.codec import with_defaults
 from edge.events import ResponseEvents, to_message
-from edge.rest.sse import EventRenderer
+from edge.rest.sse import sse_renderer
 from store.ids import ItemIds, new_response_id
 from tests.support.openapi import assert_valid_event
 from tests.support.stream_rules import Json, assert_legal_stream
@@ -91,7 +91,7 @@ def test_what_goes_out_as_sse_is_the_event_in_one_piece(
     builder.open(events.IN_PROGRESS)
     say(builder, said)
     end(builder, events.COMPLETED)
-    renderer = EventRenderer(is_obfuscated=is_obfuscated)
+    renderer = sse_renderer(is_obfuscated=is_obfuscated)
     for event, shape in zip(builder.log, as_json(builder), strict=True):
         sent = renderer.render(event).decode()
         head, data, *rest = sent.split("\n")
