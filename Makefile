@@ -46,9 +46,7 @@ lint: $(VENV)/.dev
 	$(BIN)/buf lint protos
 
 test-fast: $(VENV)/.dev model
-	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=miss
 
 test-slow: $(VENV)/.dev model

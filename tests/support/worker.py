@@ -155,7 +155,7 @@ def script(*commands: str, **fields: Any) -> pb.GenerateRequest:
     return pb.GenerateRequest(items=[user_message("\n".join(["script:", *commands]))], **fields)
 
 
-async def until(condition: Callable[[], object], *, timeout_s: float = 10, what: str = "condition") -> None:
+async def until(condition: Callable[[], object], *, timeout_s: float = 30, what: str = "condition") -> None:
     """Wait on this event loop until ``condition()`` is true."""
     try:
         async with asyncio.timeout(timeout_s):
