@@ -4,8 +4,8 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from antiphon.errors import ApiError, reason_name
@@ -21,7 +21,7 @@ from edge.run import ResponseRun
 from edge.settings import EdgeSettings
 from edge.validate import validate
 from edge.workers.connection import WorkerConnection
-from edge.workers.pool import WorkerPool
+from edge.workers.pool import WorkerPool, model_not_found
 from store import ids
 from store.responses import ResponseStore
 
@@ -84,16 +84,15 @@ class Core:
         Raises:
             ApiError: the request is invalid, or cannot be served now. Nothing was changed.
         """
-        if self._is_draining or self._running >= self._settings.max_running:
-            message = "The server is overloaded. Try again later."
-            raise ApiError(ErrorReason.ERROR_REASON_OVERLOADED, message, retry_after_ms=1000)
+        self._check_room()
         self._running += 1
         self._idle.clear()
         try:
             run, context = await self._open(owner, params, memory)
             started_at = time.monotonic()
             try:
-                await _start(run, len(context.history) + len(context.carried))
+                with _own_places(context):
+                    await run.start()
                 yield run
                 if memory is not None and run.error is None and not run.response.params.store:
                     memory.keep(run.response.id, context, run.response.output)
@@ -104,6 +103,22 @@ class Core:
             self._running -= 1
             if not self._running:
                 self._idle.set()
+
+    async def count_input_tokens(self, owner: str, params: response_pb2.ResponseParams) -> int:
+        """Tokens of the prompt that a response to ``params`` would have; nothing is generated.
+
+        Raises:
+            ApiError: the request is invalid, or cannot be served now.
+        """
+        self._check_room()
+        validate(params)
+        context = await self._load_context(owner, params)
+        filled = with_defaults(params)
+        request = generate_request(filled, context.items(), request_id="", cache_salt=owner)
+        previous = ids.parse_response_id(params.previous_response_id)
+        worker = await self._pool.choose(params.model, routing_key(params, previous.tag if previous else None))
+        with _own_places(context):
+            return await worker.count_tokens(request)
 
     async def get(self, owner: str, response_id: str) -> ResponseRecord:
         """A stored response.
@@ -129,6 +144,17 @@ class Core:
         """The models that are served now, by name."""
         return self._pool.models()
 
+    def model(self, name: str) -> pb.ModelInfo:
+        """One model that is served now.
+
+        Raises:
+            ApiError: MODEL_NOT_FOUND.
+        """
+        for model in self._pool.models():
+            if model.id == name:
+                return model
+        raise model_not_found(name)
+
     async def check_ready(self) -> None:
         """Return if requests can be served now.
 
@@ -143,6 +169,16 @@ class Core:
         """Take nothing new, and return when no response runs."""
         self._is_draining = True
         await self._idle.wait()
+
+    def _check_room(self) -> None:
+        """Return if this process may take one more request.
+
+        Raises:
+            ApiError: OVERLOADED.
+        """
+        if self._is_draining or self._running >= self._settings.max_running:
+            message = "The server is overloaded. Try again later."
+            raise ApiError(ErrorReason.ERROR_REASON_OVERLOADED, message, retry_after_ms=1000)
 
     async def _open(
         self, owner: str, params: response_pb2.ResponseParams, memory: ConnectionMemory | None
@@ -222,13 +258,16 @@ class Core:
             retry_s *= 2
 
 
-async def _start(run: ResponseRun, history_items: int) -> None:
+@contextmanager
+def _own_places(context: Context) -> Iterator[None]:
+    """Inside, a worker refuses the request: it counts the items of the whole conversation, the client those it sent."""
     try:
-        await run.start()
-    except ApiError as error:  # the worker counts the items of the whole conversation, the client those it sent
+        yield
+    except ApiError as error:
         place = _INPUT_ITEM.match(error.param or "")
         if place is not None:
-            error.param = f"input[{max(0, int(place[1]) - history_items)}]{place[2]}"
+            before = len(context.history) + len(context.carried)
+            error.param = f"input[{max(0, int(place[1]) - before)}]{place[2]}"
         raise
 
 

@@ -1,16 +1,18 @@
 """One short handler for each path."""
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
 from antiphon.errors import ApiError
+from antiphon.inference.v1 import inference_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge import codec
 from edge.core import Core
 from edge.rest.body import CreateRequest, decode
 from edge.rest.offload import in_thread_if_large
+from edge.rest.query import parse_retrieve
 from edge.rest.sse import SseStream
 from edge.rest.websocket import WebSocketConnection, is_upgrade
 from edge.settings import EdgeSettings
@@ -67,12 +69,21 @@ async def open_websocket(request: web.Request) -> web.WebSocketResponse:
         connections.remove(connection)
 
 
+@ROUTES.post("/v1/responses/input_tokens")
+async def count_input_tokens(request: web.Request) -> web.Response:
+    """The tokens of a request's prompt."""
+    create = await _decode(request)
+    tokens = await request.app[CORE].count_input_tokens(request.app[SETTINGS].owner, create.params)
+    return _json({"object": "response.input_tokens", "input_tokens": tokens}, _warning_headers(create.warnings))
+
+
 @ROUTES.get("/v1/responses/{response_id}")
 async def get_response(request: web.Request) -> web.Response:
     """A stored response."""
     core, settings = request.app[CORE], request.app[SETTINGS]
+    query = parse_retrieve(request.query)
     record = await core.get(settings.owner, request.match_info["response_id"])
-    if request.query.get("stream", "false").lower() == "true":
+    if query.stream:
         raise ApiError(
             ErrorReason.ERROR_REASON_INVALID_VALUE,
             "This response cannot be streamed because it was not created with background=true.",
@@ -92,11 +103,13 @@ async def delete_response(request: web.Request) -> web.Response:
 @ROUTES.get("/v1/models")
 async def list_models(request: web.Request) -> web.Response:
     """The models that are served now."""
-    models = [
-        {"id": model.id, "object": "model", "created": model.created_at, "owned_by": model.owned_by}
-        for model in request.app[CORE].models()
-    ]
-    return _json({"object": "list", "data": models})
+    return _json({"object": "list", "data": [_encode_model(model) for model in request.app[CORE].models()]})
+
+
+@ROUTES.get("/v1/models/{model:.+}")
+async def get_model(request: web.Request) -> web.Response:
+    """One model; its name may hold slashes."""
+    return _json(_encode_model(request.app[CORE].model(request.match_info["model"])))
 
 
 @ROUTES.get("/healthz")
@@ -116,6 +129,10 @@ async def _decode(request: web.Request) -> CreateRequest:
     body = await request.read()
     content_type = request.headers.get("Content-Type")
     return await in_thread_if_large(len(body), decode, body, content_type)
+
+
+def _encode_model(model: inference_pb2.ModelInfo) -> dict[str, Any]:
+    return {"id": model.id, "object": "model", "created": model.created_at, "owned_by": model.owned_by}
 
 
 def _json(shape: object, headers: dict[str, str] | None = None) -> web.Response:

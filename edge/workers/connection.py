@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from antiphon.errors import ApiError, from_trailing_metadata
 from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.inference.v1.inference_pb2_grpc import InferenceServiceStub
+from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge.workers.stream import WorkerSilent, WorkerStream
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 2.0
 _CALL_TIMEOUT_S = 5.0
+_COUNT_TIMEOUT_S = 30.0
+"""A prompt of megabytes takes seconds to tokenize."""
 
 _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -49,6 +53,7 @@ class WorkerConnection:
         self._silence_s = silence_s
         self._changed = changed
         self._stream: WorkerStream | None = None
+        self._stub: InferenceServiceAsyncStub | None = None
 
     @property
     def stream(self) -> WorkerStream | None:
@@ -66,10 +71,29 @@ class WorkerConnection:
         stream = self.stream
         return 0 if stream is None else max(stream.in_flight, stream.load.running + stream.load.waiting)
 
+    async def count_tokens(self, request: pb.GenerateRequest) -> int:
+        """Tokens of the prompt that ``request`` would have.
+
+        Raises:
+            ApiError: the worker refuses the request, or WORKER_UNAVAILABLE if it has gone.
+        """
+        assert self._stub is not None  # it was ready
+        try:
+            answer = await self._stub.CountTokens(pb.CountTokensRequest(request=request), timeout=_COUNT_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            refusal = from_trailing_metadata(error.trailing_metadata())
+            if refusal is not None:
+                raise refusal from None
+            log.warning("tokens not counted", extra={"worker": self.target, "code": error.code().name})
+            message = "The inference worker failed while counting tokens. Try again."
+            raise ApiError(ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE, message, retry_after_ms=1000) from error
+        return answer.input_tokens
+
     async def run(self) -> None:
         """Connect, serve, and connect again, until cancelled."""
         async with grpc.aio.insecure_channel(self.target, options=_CHANNEL_OPTIONS) as channel:
             stub: InferenceServiceAsyncStub = InferenceServiceStub(channel)
+            self._stub = stub
             retry_s = _FIRST_RETRY_S
             while True:
                 was_open = await self._serve(stub)

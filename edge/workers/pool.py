@@ -9,6 +9,9 @@ from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge.workers.connection import WorkerConnection
 
+_SHOWN_NAME_LENGTH = 128
+"""Characters of a client's name that a message repeats: it travels in gRPC's trailers, which are limited."""
+
 
 class WorkerPool:
     """The workers of one edge process.
@@ -69,7 +72,7 @@ class WorkerPool:
                     await self._changed.wait()
         except TimeoutError:
             if self.is_ready:
-                raise _model_not_found(model) from None
+                raise model_not_found(model) from None
             raise ApiError(
                 ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE,
                 "No worker is ready to serve this model. Try again later.",
@@ -88,12 +91,14 @@ class WorkerPool:
         """
         names = [worker.model.id if worker.model else None for worker in self._workers]
         if names and None not in names and model not in names:
-            raise _model_not_found(model)
+            raise model_not_found(model)
         return [w for w in self._workers if w.is_ready and w.model is not None and w.model.id == model]
 
 
-def _model_not_found(model: str) -> ApiError:
-    return ApiError(ErrorReason.ERROR_REASON_MODEL_NOT_FOUND, f"The requested model '{model}' does not exist.", "model")
+def model_not_found(model: str) -> ApiError:
+    """The error for a name that no worker serves."""
+    message = f"The requested model '{model[:_SHOWN_NAME_LENGTH]}' does not exist."
+    return ApiError(ErrorReason.ERROR_REASON_MODEL_NOT_FOUND, message, "model")
 
 
 def _score(key: str, target: str) -> bytes:
