@@ -1,7 +1,7 @@
 """Token ids -> text, never splitting a character; stop sequences across tokens."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from inference.tokenizer import Tokenizer
 
@@ -9,11 +9,16 @@ from inference.tokenizer import Tokenizer
 class Detokenizer:
     """The text of one generation, as it comes.
 
-    In any portions the texts join to ``tokenizer.decode(all_ids).decode("utf-8", "replace")``.
+    In any portions the texts join to ``tokenizer.decode(all_ids).decode("utf-8", "replace")``, but for the tokens in
+    ``spelled``.
+
+    Args:
+        spelled: Bytes of control tokens that are to be seen in the text: those that a parser looks for.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, spelled: Mapping[int, bytes] | None = None) -> None:
         self._tokenizer = tokenizer
+        self._spelled = spelled or {}
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, token_ids: Sequence[int]) -> str:
@@ -22,6 +27,9 @@ class Detokenizer:
         Raises:
             KeyError: no such token.
         """
+        if self._spelled:
+            pieces = [self._spelled.get(token_id) or self._tokenizer.token_bytes(token_id) for token_id in token_ids]
+            return self._decoder.decode(b"".join(pieces))
         return self._decoder.decode(self._tokenizer.decode(token_ids))
 
     def finish(self) -> str:

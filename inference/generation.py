@@ -3,22 +3,30 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TypeVar
 
 from antiphon.errors import ApiError, reason_name
 from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.responses.v1 import response_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from inference.admission import Admission
+from inference.constraint import constraint
 from inference.engines.base import Engine, EngineDead, EngineError
-from inference.output import Output, OutputEvent
+from inference.output import Delta, Output, OutputEvent
 from inference.params import TokenLimit, check_request, sampling_params, token_limit
+from inference.parsing.base import OutputParser
 from inference.parsing.plain import PlainParser
-from inference.prompt import PromptBuilder
+from inference.parsing.thinking import ThinkingParser
+from inference.prompt import Prompt, PromptBuilder, ThinkingPlace
+from inference.summary import summary_request
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 GenerationEvent = pb.Accepted | pb.Started | OutputEvent
 
@@ -75,7 +83,7 @@ class Generations:
             ApiError: the request is refused, as ``run`` would refuse it.
         """
         check_request(request, self._engine.info, self.model.id)
-        return len(await self._build_prompt(request))
+        return len((await self._in_thread(self._prompts.build, request)).token_ids)
 
     def close(self) -> None:
         """Let go of the threads; requests still in them are dropped."""
@@ -85,10 +93,13 @@ class Generations:
         with self.admission.enter(request.service_tier) as place:
             info = self._engine.info
             check_request(request, info, self.model.id)
-            prompt = await self._build_prompt(request)
-            limit = token_limit(request, input_tokens=len(prompt), context_window=info.context_window)
-            output = report.output = self._output(request, input_tokens=len(prompt), limit=limit)
-            yield pb.Accepted(input_tokens=len(prompt))
+            prompt = await self._in_thread(self._prompts.build, request)
+            grammar = await self._in_thread(constraint, request)
+            limit = token_limit(request, input_tokens=len(prompt.token_ids), context_window=info.context_window)
+            job = _Job(request, prompt, limit, grammar)
+            output = report.output = self._output(job)
+            self._check_resume(job, output)
+            yield pb.Accepted(input_tokens=len(prompt.token_ids))
             await place.turn()
             report.started()
             yield pb.Started()
@@ -96,36 +107,146 @@ class Generations:
                 for event in end:
                     yield event
                 return
-            params = sampling_params(request, max_tokens=limit.max_tokens - len(request.resume_token_ids))
-            steps = self._engine.generate(request.request_id, [*prompt, *request.resume_token_ids], params)
-            async with aclosing(steps):  # the one place where an engine request is aborted
-                async for step in steps:
-                    report.stepped()
-                    for event in output.feed(step):
-                        yield event
-                    if output.is_finished:
-                        return
-            raise EngineError("the engine ended a generation without a reason")
+            async with aclosing(self._generate(job, output, report)) as events:
+                async for event in events:
+                    yield event
 
-    def _output(self, request: pb.GenerateRequest, *, input_tokens: int, limit: TokenLimit) -> Output:
+    async def _generate(self, job: "_Job", output: Output, report: "_Report") -> AsyncGenerator[OutputEvent, None]:
+        """Thoughts, their summary, the answer: in one run of the engine, or in one each if they must be kept apart.
+
+        A grammar holds for the answer alone. A model that may think and does not has its first tokens taken back, and
+        begins again under the grammar.
+        """
+        if self._has_pause(job) and not output.is_past_reasoning:
+            async with aclosing(self._run_engine(job, output, report)) as steps:
+                async for events in steps:
+                    if job.grammar is not None and output.has_answer and not output.reasoning:
+                        output.restart(PlainParser())
+                        break
+                    for event in events:
+                        yield event
+        if output.is_finished:
+            return
+        if output.is_paused and job.request.reasoning.summary and output.reasoning:
+            async with aclosing(self._summarize(job.request, output.reasoning)) as summary:
+                async for event in summary:
+                    yield event
+        async with aclosing(self._run_engine(job, output, report, grammar=job.grammar)) as steps:
+            async for events in steps:
+                for event in events:
+                    yield event
+
+    async def _run_engine(
+        self, job: "_Job", output: Output, report: "_Report | None" = None, *, grammar: str | None = None
+    ) -> AsyncGenerator[list[OutputEvent], None]:
+        """Generate after what ``output`` has, until it is finished or pauses: what each step adds."""
+        params = sampling_params(job.request, max_tokens=job.limit.max_tokens - len(output.token_ids), grammar=grammar)
+        prompt = [*job.prompt.token_ids, *output.token_ids]
+        steps = self._engine.generate(job.request.request_id, prompt, params)
+        async with aclosing(steps):  # the one place where an engine request is aborted
+            async for step in steps:
+                if report is not None:
+                    report.stepped()
+                yield output.feed(step)
+                if output.is_finished or output.is_paused:
+                    return
+        raise EngineError("the engine ended a generation without a reason")
+
+    async def _summarize(self, request: pb.GenerateRequest, reasoning: str) -> AsyncGenerator[OutputEvent, None]:
+        """A summary part, made in the generation's own place at the engine. Its tokens count nowhere.
+
+        Its deltas carry no token ids: a successor goes on from the generation's own.
+        """
+        job = await self._summary_job(request, reasoning)
+        if job is None:
+            log.warning("no room for a summary", extra={"request_id": request.request_id})
+            return
+        output = Output(
+            tokenizer=self._engine.tokenizer,
+            stop=(),
+            parser=PlainParser(),
+            input_tokens=len(job.prompt.token_ids),
+            limit=job.limit,
+        )
+        async with aclosing(self._run_engine(job, output)) as steps:
+            async for events in steps:
+                for event in events:
+                    match event:
+                        case pb.PartStarted():
+                            yield pb.PartStarted(kind=pb.PartKind.PART_KIND_REASONING_SUMMARY)
+                        case Delta() if event.text:
+                            yield Delta(event.text, [])
+                        case pb.PartEnded():
+                            yield event
+                        case _:
+                            pass
+
+    async def _summary_job(self, request: pb.GenerateRequest, reasoning: str) -> "_Job | None":
+        """Of thoughts that are too long the end; None if the context window is too small for any."""
+        while reasoning:
+            asked = summary_request(request, reasoning)
+            try:
+                prompt = await self._in_thread(self._prompts.build_without_thoughts, asked)
+            except ApiError as error:
+                if error.reason != ErrorReason.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED:
+                    raise
+                reasoning = reasoning[(len(reasoning) + 1) // 2 :]
+                continue
+            window = self._engine.info.context_window
+            return _Job(asked, prompt, token_limit(asked, input_tokens=len(prompt.token_ids), context_window=window))
+        return None
+
+    def _may_think(self, job: "_Job") -> bool:
+        return self._prompts.reasoning.marks is not None and job.prompt.thinking is not ThinkingPlace.CLOSED
+
+    def _has_pause(self, job: "_Job") -> bool:
+        """Whether something has to happen between thoughts and answer."""
+        return self._may_think(job) and (bool(job.request.reasoning.summary) or job.grammar is not None)
+
+    def _output(self, job: "_Job") -> Output:
+        tokenizer, marks = self._engine.tokenizer, self._prompts.reasoning.marks
+        parser: OutputParser = PlainParser()
+        spelled: dict[int, bytes] = {}
+        if marks is not None and self._may_think(job):
+            is_open = job.prompt.thinking is ThinkingPlace.OPEN
+            parser = ThinkingParser(marks, is_open=is_open, new_answer_parser=PlainParser)
+            spelled = {tokenizer.markers[mark]: mark.encode() for mark in marks if mark in tokenizer.markers}
         try:
             return Output(
-                tokenizer=self._engine.tokenizer,
-                stop=request.stop,
-                parser=PlainParser(),
-                input_tokens=input_tokens,
-                limit=limit,
-                resume_token_ids=request.resume_token_ids,
+                tokenizer=tokenizer,
+                stop=job.request.stop,
+                parser=parser,
+                input_tokens=len(job.prompt.token_ids),
+                limit=job.limit,
+                resume_token_ids=job.request.resume_token_ids,
+                spelled=spelled,
+                pauses_after_reasoning=self._has_pause(job),
             )
         except KeyError:
             raise ApiError(
                 ErrorReason.ERROR_REASON_INVALID_VALUE, "The model has no such token.", "resume_token_ids"
             ) from None
 
-    async def _build_prompt(self, request: pb.GenerateRequest) -> list[int]:
-        loop = asyncio.get_running_loop()
-        prompt = await loop.run_in_executor(self._threads, self._prompts.build, request)
-        return prompt.token_ids
+    def _check_resume(self, job: "_Job", output: Output) -> None:
+        """Not every engine can enter a grammar in its middle; thoughts are under none."""
+        is_inside = bool(job.request.resume_token_ids) and (output.has_answer or not self._may_think(job))
+        if job.grammar is not None and is_inside and not self._engine.info.capabilities.grammar_resume:
+            message = "The inference worker failed, and the format does not allow another one to go on. Try again."
+            raise ApiError(ErrorReason.ERROR_REASON_ENGINE_FAILED, message)
+
+    async def _in_thread(self, function: Callable[[pb.GenerateRequest], _T], request: pb.GenerateRequest) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, request)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One generation, ready for the engine."""
+
+    request: pb.GenerateRequest
+    prompt: Prompt
+    limit: TokenLimit
+    grammar: str | None = None
+    """What the answer is held to."""
 
 
 class _Report:

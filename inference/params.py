@@ -14,10 +14,6 @@ MAX_STOP_CHARACTERS = 256
 MAX_TOP_LOGPROBS = 20
 MAX_REQUEST_ID_CHARACTERS = 128
 
-_EFFORTS = (
-    response_pb2.ReasoningEffort.REASONING_EFFORT_UNSPECIFIED,
-    response_pb2.ReasoningEffort.REASONING_EFFORT_NONE,
-)
 _VERBOSITIES = (response_pb2.Verbosity.VERBOSITY_UNSPECIFIED, response_pb2.Verbosity.VERBOSITY_MEDIUM)
 
 _UNSUPPORTED: dict[str, Callable[[pb.GenerateRequest], bool]] = {
@@ -26,10 +22,7 @@ _UNSUPPORTED: dict[str, Callable[[pb.GenerateRequest], bool]] = {
         request.tool_choice.WhichOneof("choice") not in (None, "mode")
         or request.tool_choice.mode == tool_pb2.ToolChoiceMode.TOOL_CHOICE_MODE_REQUIRED
     ),
-    "text.format": lambda request: request.text.format.WhichOneof("format") not in (None, "text"),
     "text.verbosity": lambda request: request.text.verbosity not in _VERBOSITIES,
-    "reasoning.effort": lambda request: request.reasoning.effort not in _EFFORTS,
-    "reasoning.summary": lambda request: bool(request.reasoning.summary),
 }
 """Parameters, and whether a request uses more of them than this worker can do."""
 
@@ -66,6 +59,8 @@ def check_request(request: pb.GenerateRequest, info: EngineInfo, model: str) -> 
     for param, is_used in _UNSUPPORTED.items():
         if is_used(request):
             raise _unsupported(param)
+    if request.text.format.WhichOneof("format") not in (None, "text") and not info.capabilities.grammar:
+        raise _unsupported("text.format")
     _check_sampling(request, info)
     if request.HasField("max_output_tokens") and request.max_output_tokens < 1:
         raise _below("max_output_tokens", 1)
@@ -95,7 +90,7 @@ def token_limit(request: pb.GenerateRequest, *, input_tokens: int, context_windo
     return TokenLimit(room, pb.StopReason.STOP_REASON_CONTEXT_WINDOW)
 
 
-def sampling_params(request: pb.GenerateRequest, *, max_tokens: int) -> SamplingParams:
+def sampling_params(request: pb.GenerateRequest, *, max_tokens: int, grammar: str | None = None) -> SamplingParams:
     """The params of a checked request, with the contract's defaults filled in."""
     given = request.sampling
     return SamplingParams(
@@ -106,6 +101,7 @@ def sampling_params(request: pb.GenerateRequest, *, max_tokens: int) -> Sampling
         frequency_penalty=given.frequency_penalty,
         seed=given.seed if given.HasField("seed") else None,
         top_logprobs=request.top_logprobs if request.HasField("top_logprobs") else None,
+        grammar=grammar,
         cache_salt=request.cache_salt,
     )
 

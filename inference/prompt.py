@@ -5,12 +5,13 @@ as it would be without that rule, but for two cuts: inside a marker's text that 
 token ids are known from its generation, so that a conversation goes on token for token and finds its KV cache.
 """
 
+import enum
 import json
 import logging
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -20,6 +21,7 @@ from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.item_pb2 import Item
 from antiphon.responses.v1.response_pb2 import Truncation
 from antiphon.responses.v1.tool_pb2 import Tool
+from inference import reasoning
 from inference.conversation import SYSTEM_ROLES, read_conversation
 from inference.dialect import ChatMessage, ToolStyle, find_dialect, to_template
 from inference.markers import MarkerIndex
@@ -33,26 +35,42 @@ CACHED_CHARS = 4 * 2**20
 log = logging.getLogger(__name__)
 
 
+class ThinkingPlace(enum.Enum):
+    """What the end of a prompt says about the model's thoughts."""
+
+    FREE = enum.auto()
+    """Nothing: the model may think or not."""
+    OPEN = enum.auto()
+    """They have begun: the output goes on with them."""
+    CLOSED = enum.auto()
+    """They are over, or there are none: the output is the answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What the model reads."""
 
     token_ids: list[int]
+    thinking: ThinkingPlace = ThinkingPlace.FREE
+    """Where it leaves the model's thoughts."""
 
 
 class PromptBuilder:
     """Builds the prompts of one model. May be used by several threads at once; belongs in one, as it takes its time."""
 
-    def __init__(self, tokenizer: Tokenizer, chat_template: str, context_window: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, chat_template: str, context_window: int, *, thinking_marks: str = reasoning.AUTO
+    ) -> None:
         """
         Args:
             tokenizer: The model's.
             chat_template: Jinja source of the model's chat template.
             context_window: Tokens of prompt and output together.
+            thinking_marks: As ``inference.reasoning.find_style`` takes them.
 
         Raises:
             jinja2.TemplateSyntaxError: the template does not compile.
-            ValueError: the template renders no conversation.
+            ValueError: the template renders no conversation, or the marks are malformed.
         """
         self._tokenizer = tokenizer
         self._context_window = context_window
@@ -60,6 +78,11 @@ class PromptBuilder:
         self._marker_ids = frozenset(self._markers.ids.values()) | tokenizer.eos_token_ids
         self._template = ChatTemplate(chat_template, _special_tokens(tokenizer))
         self._dialect = find_dialect(self._template)
+        trial = [ChatMessage("user", "a")]
+        self.reasoning = reasoning.find_style(
+            chat_template, tokenizer.markers, lambda variables: self._render(trial, (), variables), thinking_marks
+        )
+        """How the model thinks."""
         self._runs = _RunCache(CACHED_CHARS)
         self._warn_of_lost_markers()
 
@@ -74,16 +97,34 @@ class PromptBuilder:
         if request.tools and self._dialect.tools is ToolStyle.TEXT:
             message = "The model's chat template has no place for tools."
             raise ApiError(ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER, message, "tools")
-        token_ids = self._tokenize_items(request, request.items)
+        token_ids, thinking = self._tokenize_items(request, request.items)
         if len(token_ids) >= self._context_window and request.truncation == Truncation.TRUNCATION_AUTO:
             token_ids = self._truncate(request, token_ids)
+        self._check_length(token_ids)
+        return Prompt(token_ids, thinking)
+
+    def build_without_thoughts(self, request: GenerateRequest) -> Prompt:
+        """The prompt of ``request``, ending so that even a model that always thinks begins with its answer.
+
+        Raises:
+            ApiError: as ``build``.
+        """
+        prompt = self.build(request)
+        marks = self.reasoning.marks
+        if marks is None or prompt.thinking is ThinkingPlace.CLOSED:
+            return prompt
+        start = marks.start + "\n" if prompt.thinking is ThinkingPlace.FREE else ""
+        closing = self._tokenize_text(TracedStr.literal(f"{start}\n{marks.end}\n\n"))
+        self._check_length(prompt.token_ids + closing)
+        return Prompt(prompt.token_ids + closing, ThinkingPlace.CLOSED)
+
+    def _check_length(self, token_ids: Sequence[int]) -> None:
         if len(token_ids) >= self._context_window:
             message = (
                 f"This model's maximum context length is {self._context_window} tokens. However, your input has"
                 f" {len(token_ids)} tokens. Please reduce its length."
             )
             raise ApiError(ErrorReason.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED, message, "input")
-        return Prompt(token_ids)
 
     def _truncate(self, request: GenerateRequest, whole: list[int]) -> list[int]:
         """Token ids without as few items from the front as leave room for an answer; ``whole`` if none may go.
@@ -97,19 +138,41 @@ class PromptBuilder:
             return whole
 
         def tokenize(cut: int) -> list[int]:
-            return self._tokenize_items(request, _without_first(request.items, cut))
+            return self._tokenize_items(request, _without_first(request.items, cut))[0]
 
         fits = bisect_left(cuts, True, key=lambda cut: len(tokenize(cut)) <= self._context_window - room)
         return tokenize(cuts[min(fits, len(cuts) - 1)])
 
-    def _tokenize_items(self, request: GenerateRequest, items: Iterable[Item]) -> list[int]:
+    def _tokenize_items(self, request: GenerateRequest, items: Iterable[Item]) -> tuple[list[int], ThinkingPlace]:
         messages = read_conversation(request.instructions, items)
-        return self._tokenize(self._render(messages, request.tools))
+        variables = self.reasoning.variables(request.reasoning)
+        rendered = self._render(messages, request.tools, variables)
+        return self._tokenize(rendered), self._thinking_place(rendered)
 
-    def _render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> TracedStr:
-        return self._template.render(to_template(self._dialect.adapt(messages)), _to_template_tools(tools))
+    def _render(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[Tool] = (),
+        variables: Mapping[str, object] | None = None,
+    ) -> TracedStr:
+        return self._template.render(to_template(self._dialect.adapt(messages)), _to_template_tools(tools), variables)
+
+    def _thinking_place(self, rendered: TracedStr) -> ThinkingPlace:
+        """Content is not asked: what the user wrote opens no thoughts."""
+        marks, tail = self.reasoning.marks, rendered.rstrip()
+        if marks is not None:
+            for mark, place in ((marks.start, ThinkingPlace.OPEN), (marks.end, ThinkingPlace.CLOSED)):
+                end = tail[-len(mark) :]
+                if end == mark and isinstance(end, TracedStr) and end.is_literal:
+                    return place
+        return ThinkingPlace.FREE
 
     def _tokenize(self, rendered: TracedStr) -> list[int]:
+        token_ids = self._tokenize_text(rendered)
+        bos = self._tokenizer.bos_token_id
+        return token_ids if bos is None or token_ids[:1] == [bos] else [bos, *token_ids]
+
+    def _tokenize_text(self, rendered: TracedStr) -> list[int]:
         token_ids: list[int] = []
         run: list[str] = []
 
@@ -132,8 +195,7 @@ class PromptBuilder:
             else:
                 run.append(segment.text)
         end_run()
-        bos = self._tokenizer.bos_token_id
-        return token_ids if bos is None or token_ids[:1] == [bos] else [bos, *token_ids]
+        return token_ids
 
     def _generated_ids(self, segment: Segment) -> Sequence[int]:
         """The ids that the model generated as this segment; empty if they are unknown or do not spell just its text."""

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from hashlib import sha256
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -30,15 +31,23 @@ _STREAMS_END_S = 2.0
 
 
 class WorkerServer:
-    """Serves one started engine. Made on the event loop, after the engine has started."""
+    """Serves one started engine. Made on the event loop, after the engine has started.
+
+    Raises:
+        OSError: the chat template of the settings cannot be read.
+    """
 
     def __init__(self, engine: Engine, settings: InferenceSettings) -> None:
         self._settings = settings
         self.admission = Admission(capacity=engine.info.capacity, max_waiting=settings.max_waiting)
+        chat_template = _chat_template(engine, settings)
+        prompts = PromptBuilder(
+            engine.tokenizer, chat_template, engine.info.context_window, thinking_marks=settings.thinking_marks
+        )
         self.generations = Generations(
             engine=engine,
-            prompts=PromptBuilder(engine.tokenizer, engine.chat_template, engine.info.context_window),
-            model=_model_info(engine, settings.model_name),
+            prompts=prompts,
+            model=_model_info(engine, settings.model_name, chat_template, is_thinker=prompts.reasoning.is_thinker),
             admission=self.admission,
         )
         self._servicer = InferenceServicer(
@@ -102,7 +111,11 @@ class WorkerServer:
         self.generations.close()
 
 
-def _model_info(engine: Engine, name: str) -> pb.ModelInfo:
+def _chat_template(engine: Engine, settings: InferenceSettings) -> str:
+    return Path(settings.chat_template).read_text() if settings.chat_template else engine.chat_template
+
+
+def _model_info(engine: Engine, name: str, chat_template: str, *, is_thinker: bool) -> pb.ModelInfo:
     info = engine.info
     capabilities = info.capabilities
     return pb.ModelInfo(
@@ -111,7 +124,7 @@ def _model_info(engine: Engine, name: str) -> pb.ModelInfo:
         created_at=int(time.time()),
         engine=info.engine,
         context_window=info.context_window,
-        fingerprint=fingerprint(engine),
+        fingerprint=fingerprint(engine, chat_template),
         capabilities=pb.Capabilities(
             penalties=capabilities.penalties,
             seed=capabilities.seed,
@@ -120,6 +133,7 @@ def _model_info(engine: Engine, name: str) -> pb.ModelInfo:
             grammar_resume=capabilities.grammar_resume,
             images=capabilities.images,
             cache_salt=capabilities.cache_salt,
+            reasoning=is_thinker,
         ),
     )
 
@@ -128,7 +142,7 @@ _PROBE = "The quick brown fox: 1234567890, naïve café; 速い茶色の狐 🦊
 """Text whose tokens tell tokenizers with one vocabulary but different merges or pre-tokenizers apart."""
 
 
-def fingerprint(engine: Engine) -> str:
+def fingerprint(engine: Engine, chat_template: str) -> str:
     """SHA-256 of tokenizer and chat template: equal for workers that turn the same items into the same token ids."""
     tokenizer = engine.tokenizer
     digest = sha256()
@@ -145,7 +159,7 @@ def fingerprint(engine: Engine) -> str:
         tokenizer.bos_token_id,
         sorted(tokenizer.eos_token_ids),
         tokenizer.encode(_PROBE),
-        engine.chat_template,
+        chat_template,
     ):
         digest.update(repr(part).encode())
     return digest.hexdigest()

@@ -22,6 +22,8 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     ENGINE              llamacpp           llamacpp or scripted
     MODEL_PATH          (empty)            the model's file; llamacpp needs it
     MODEL_NAME          default            the name that requests use
+    CHAT_TEMPLATE       (the model's own)  path of a Jinja chat template
+    THINKING_MARKS      auto               auto, none, or what is around the model's thoughts: "<think> </think>"
     CONTEXT_WINDOW      8192               tokens of prompt and output together, per generation
     PARALLEL            4                  generations at once
     THREADS             half the cores     threads of the engine
@@ -42,6 +44,11 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The model's file."""
     model_name: Annotated[str, Meta(min_length=1)] = "default"
     """The name that requests use."""
+    chat_template: str = ""
+    """Path of a Jinja chat template to use in place of the model's own."""
+    thinking_marks: Annotated[str, Meta(pattern=r"^(auto|none|\S+ \S+)$")] = "auto"
+    """What is around the model's thoughts in its output, with a space between: ``<think> </think>``. auto: as its chat
+    template and vocabulary say; none: nothing."""
     context_window: Annotated[int, Meta(ge=16)] = 8192
     """Tokens of prompt and output together, per generation."""
     parallel: _Positive = 4

@@ -47,18 +47,24 @@ class ChatTemplate:
         self._special_tokens = {name: TracedStr.literal(text) for name, text in special_tokens.items()}
 
     def render(
-        self, messages: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]] | None = None
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object]] | None = None,
+        variables: Mapping[str, object] | None = None,
     ) -> TracedStr:
         """The prompt of ``messages``, up to the point where the assistant speaks.
 
         Strings count as content unless they are literal TracedStr.
 
+        Args:
+            variables: Further ones that some templates know, such as ``enable_thinking``.
+
         Raises:
             ApiError: INVALID_PROMPT, the template refuses these messages, or takes too long.
         """
-        variables = {"messages": messages, "tools": tools, "add_generation_prompt": True}
+        given = {"messages": messages, "tools": tools, "add_generation_prompt": True}
         try:
-            return TracedStr.concat([self._template.render({**self._special_tokens, **variables})])
+            return TracedStr.concat([self._template.render({**self._special_tokens, **(variables or {}), **given})])
         except _Refusal as error:
             raise ApiError(ErrorReason.ERROR_REASON_INVALID_PROMPT, str(error), "input") from error
         except Exception as error:  # whatever an operation of the template raises

@@ -220,8 +220,6 @@ UNSUPPORTED = ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER
         ({"tool_choice": {"function": {"name": "f"}}}, UNSUPPORTED, "tool_choice"),
         ({"text": JSON_FORMAT}, UNSUPPORTED, "text.format"),
         ({"text": {"verbosity": "VERBOSITY_LOW"}}, UNSUPPORTED, "text.verbosity"),
-        ({"reasoning": {"effort": "REASONING_EFFORT_HIGH"}}, UNSUPPORTED, "reasoning.effort"),
-        ({"reasoning": {"summary": "REASONING_SUMMARY_AUTO"}}, UNSUPPORTED, "reasoning.summary"),
     ],
 )
 async def test_what_the_model_cannot_do_is_refused_before_it_is_accepted(

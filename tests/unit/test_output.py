@@ -95,11 +95,13 @@ class Told:
                     self.is_open = True
                     self.parts.append((event.kind, ""))
                 case Delta(text, token_ids):
-                    assert self.is_open
                     assert text or token_ids
+                    self.token_ids += token_ids
+                    if not self.is_open:
+                        assert not text, "text outside of a part"
+                        continue
                     kind, before = self.parts[-1]
                     self.parts[-1] = (kind, before + text)
-                    self.token_ids += token_ids
                 case pb.PartEnded():
                     assert self.is_open
                     self.is_open = False
