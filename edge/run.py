@@ -70,6 +70,8 @@ class ResponseRun:
         self.events = events
         self.error: ApiError | None = None
         """Why it failed, once it has."""
+        self.warnings: list[str] = []
+        """What was asked for and is not done, for the client: short and safe in a header."""
         self.first_delta_at: float | None = None
         """Monotonic time of the first token, in seconds."""
         self._request = request

@@ -1,10 +1,12 @@
 """Settings of an edge process, read once from environment variables with the prefix ``EDGE_``."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+
+from edge.media.networks import parse_networks
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -37,10 +39,32 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     max_body_bytes: Count = 64 * 1024 * 1024
     """Largest HTTP request body and gRPC request."""
+    strict_fields: bool = False
+    """Refuse request fields that the API does not have, instead of naming them in the header `x-antiphon-warning`. A
+    request can say otherwise with the header `x-antiphon-strict: true` or `false`."""
     max_running: Count = 1024
     """Most responses at once in this process; more are refused with 503."""
     response_timeout_s: Seconds = 3600.0
     """Longest time that a response may take."""
+
+    unseen_media: Literal["note", "refuse"] = "note"
+    """Images and videos for a model that cannot see them: the model is told that they are there, and the answer has a
+    warning header; or the request is refused."""
+    fetch_urls: bool = True
+    """Fetch the URLs of images and files in the input; if false, they are refused."""
+    fetch_allowed_networks: str = ""
+    """Networks that may be fetched from though they are not public, such as 10.1.0.0/16,fd00::/8; any port is allowed
+    there. All other private, loopback, link-local and reserved addresses are refused."""
+    fetch_ports: Annotated[str, Meta(pattern=r"^[0-9]{1,5}(,[0-9]{1,5})*$")] = "80,443"
+    """Ports that may be fetched from."""
+    fetch_max_bytes: Count = 32 * 1024 * 1024
+    """Largest answer of one URL."""
+    fetch_timeout_s: Seconds = 15.0
+    """Longest time that one URL may take, redirects included."""
+    fetch_max_redirects: Annotated[int, Meta(ge=0)] = 5
+    """Most redirects of one URL; each is checked as the URL itself is."""
+    fetch_at_once: Count = 16
+    """Most URLs at once in this process; more wait."""
 
     heartbeat_interval_s: Seconds = 15.0
     """A stream says something at least this often: a repeated event before the first item, a comment afterwards."""
@@ -77,7 +101,12 @@ def from_environment(environment: Mapping[str, str]) -> EdgeSettings:
                 raise ValueError(f"{variable}: no such setting")
             values[names[variable]] = value
     try:
-        return msgspec.convert(values, EdgeSettings, strict=False)
+        settings = msgspec.convert(values, EdgeSettings, strict=False)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$.")
         raise ValueError(f"{PREFIX}{path.rstrip('`').upper()}: {message}") from error
+    try:
+        parse_networks(settings.fetch_allowed_networks)
+    except ValueError as error:
+        raise ValueError(f"{PREFIX}FETCH_ALLOWED_NETWORKS: {error}") from error
+    return settings

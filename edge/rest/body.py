@@ -5,6 +5,7 @@ Pure and synchronous: a caller runs it in a thread for bodies over 64 KB, which 
 
 import json
 import re
+from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -15,6 +16,7 @@ from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.response_pb2 import ResponseParams
 from edge.codec.params import FRUITLESS_INCLUDES, decode_params
 from edge.rest import schema
+from edge.rest.schema import noting_unknown_fields
 
 JSON: Final = "application/json"
 FORM: Final = "application/x-www-form-urlencoded"
@@ -28,7 +30,8 @@ _MAX_FORM_FIELDS: Final = 256
 _FIELDS = {field.name: field for field in msgspec.structs.fields(schema.CreateResponse)}
 _TEXT_FIELDS = frozenset(name for name, field in _FIELDS.items() if field.type == str | None)
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([^"';\s]+)""", re.IGNORECASE)
-_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_MAX_PLACE: Final = 96
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 
 
 class CreateRequest(NamedTuple):
@@ -37,7 +40,7 @@ class CreateRequest(NamedTuple):
     params: ResponseParams
     stream: bool
     warnings: list[str]
-    """Names of fields that were given and not honoured, such as `user`: safe in a header, sorted, at most 16."""
+    """Places of fields that were given and not honoured, such as `user`: safe in a header, sorted, at most 17."""
 
     @property
     def is_obfuscated(self) -> bool:
@@ -46,30 +49,75 @@ class CreateRequest(NamedTuple):
         return options.include_obfuscation if options.HasField("include_obfuscation") else True
 
 
-def decode(body: bytes, content_type: str | None) -> CreateRequest:
+def decode(body: bytes, content_type: str | None, *, strict: bool = False) -> CreateRequest:
     """The body of POST /v1/responses.
+
+    Args:
+        strict: Refuse fields that the API does not have, instead of naming them in the warnings.
 
     Raises:
         ApiError: UNSUPPORTED_MEDIA_TYPE, INVALID_JSON, or what is wrong with which field.
     """
-    return decode_fields(parse_object(body, content_type))
+    return decode_fields(parse_object(body, content_type), strict=strict)
 
 
-def decode_fields(fields: dict[str, Any]) -> CreateRequest:
-    """The fields of a request for a response, whatever brought them.
+def decode_fields(fields: dict[str, Any], *, strict: bool = False) -> CreateRequest:
+    """The fields of a request for a response, whatever brought them. Arguments and errors as ``decode``'s."""
+    with noting_unknown_fields() as unknown:
+        for name in sorted(REFUSED_FIELDS & fields.keys()):
+            if fields[name] is not None:
+                raise ApiError(
+                    ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER,
+                    f"Unsupported parameter: '{name}' is not supported by this server.",
+                    name,
+                )
+        request = schema.shape(fields, schema.CreateResponse)
+        params = decode_params(request)
+    places = {_shown(place) for place in unknown}
+    refuse_unknown(places, strict=strict)
+    places.update(f"include.{value}" for value in FRUITLESS_INCLUDES.intersection(request.include or ()))
+    if request.stream_options is not None and not request.stream:
+        places.add("stream_options")
+    return CreateRequest(params, bool(request.stream), warnings_of(places))
+
+
+def is_strict(headers: Mapping[str, str], *, default: bool) -> bool:
+    """What a request's header `x-antiphon-strict` says.
 
     Raises:
-        ApiError: what is wrong with which field.
+        ApiError: INVALID_VALUE: it says neither true nor false.
     """
-    for name in sorted(REFUSED_FIELDS & fields.keys()):
-        if fields[name] is not None:
-            raise ApiError(
-                ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER,
-                f"Unsupported parameter: '{name}' is not supported by this server.",
-                name,
-            )
-    request = schema.shape(fields, schema.CreateResponse)
-    return CreateRequest(decode_params(request), bool(request.stream), _warnings(fields, request))
+    value = headers.get("x-antiphon-strict")
+    if value is None:
+        return default
+    if value.lower() not in ("true", "false"):
+        message = "Invalid header 'x-antiphon-strict'. Supported values are: 'true' and 'false'."
+        raise ApiError(ErrorReason.ERROR_REASON_INVALID_VALUE, message)
+    return value.lower() == "true"
+
+
+def refuse_unknown(places: Collection[str], *, strict: bool) -> None:
+    """Refuse fields that the API does not have, if ``strict``.
+
+    Raises:
+        ApiError: UNKNOWN_PARAMETER at the first of ``places``.
+    """
+    if places and strict:
+        first = min(places)
+        raise ApiError(ErrorReason.ERROR_REASON_UNKNOWN_PARAMETER, f"Unknown parameter: '{first}'.", first)
+
+
+def warnings_of(places: Collection[str]) -> list[str]:
+    """``places`` in order; of more than 16 the first 16 and how many there are besides."""
+    warnings = sorted(places)
+    if len(warnings) > _MAX_WARNINGS:
+        warnings[_MAX_WARNINGS:] = [f"{len(warnings) - _MAX_WARNINGS} more"]
+    return warnings
+
+
+def _shown(place: str) -> str:
+    """``place``, which holds a name that the client made up, as it may stand in a header."""
+    return _UNSAFE.sub("?", place[:_MAX_PLACE]) or "?"
 
 
 def parse_object(body: bytes, content_type: str | None) -> dict[str, Any]:
@@ -174,11 +222,3 @@ def _form_value(name: str, text: str) -> Any:
 
 def _invalid_json(problem: str) -> ApiError:
     return ApiError(ErrorReason.ERROR_REASON_INVALID_JSON, f"We could not parse the body of your request: {problem}.")
-
-
-def _warnings(fields: dict[str, Any], request: schema.CreateResponse) -> list[str]:
-    names = {name for name, value in fields.items() if name not in _FIELDS and value is not None}
-    names.update(f"include.{value}" for value in FRUITLESS_INCLUDES.intersection(request.include or ()))
-    if request.stream_options is not None and not request.stream:
-        names.add("stream_options")
-    return sorted(name for name in names if _FIELD_NAME.fullmatch(name))[:_MAX_WARNINGS]

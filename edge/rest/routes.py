@@ -10,7 +10,7 @@ from antiphon.inference.v1 import inference_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge import codec
 from edge.core import Core
-from edge.rest.body import CreateRequest, decode
+from edge.rest.body import CreateRequest, decode, is_strict
 from edge.rest.offload import in_thread_if_large
 from edge.rest.query import parse_retrieve
 from edge.rest.sse import SseStream
@@ -30,8 +30,8 @@ async def create_response(request: web.Request) -> web.StreamResponse:
     """Run a response and answer with its object, or with its events."""
     create = await _decode(request)
     core, settings = request.app[CORE], request.app[SETTINGS]
-    headers = _warning_headers(create.warnings)
     async with core.respond(settings.owner, create.params, request_id=request[REQUEST_ID]) as run:
+        headers = _warning_headers(create.warnings + run.warnings)
         if not create.stream:
             response = await run.finish()
             if run.error is not None:
@@ -128,7 +128,8 @@ async def ready(request: web.Request) -> web.Response:
 async def _decode(request: web.Request) -> CreateRequest:
     body = await request.read()
     content_type = request.headers.get("Content-Type")
-    return await in_thread_if_large(len(body), decode, body, content_type)
+    strict = is_strict(request.headers, default=request.app[SETTINGS].strict_fields)
+    return await in_thread_if_large(len(body), decode, body, content_type, strict=strict)
 
 
 def _encode_model(model: inference_pb2.ModelInfo) -> dict[str, Any]:

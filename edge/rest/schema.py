@@ -2,11 +2,16 @@
 
 Ranges, lengths and rules across fields are `edge.validate`'s, the names of enumerations `edge.codec`'s, so that both
 doors share them. Where the shape depends on a discriminator (items, parts, tools), the field is `Any` here and the
-codec picks the struct by `type`. Fields that no struct names are allowed, as the Open Responses schema allows them.
+codec picks the struct by `type`. Fields that no struct names are allowed, as the Open Responses schema allows them;
+whoever decodes a request can ask for their names.
 """
 
 import re
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 from msgspec import Struct
@@ -229,6 +234,19 @@ class CreateResponse(Struct):
 
 ShapeT = TypeVar("ShapeT")
 
+_unknown: ContextVar[list[str] | None] = ContextVar("_unknown", default=None)
+
+
+@contextmanager
+def noting_unknown_fields() -> Iterator[list[str]]:
+    """Gives the places of fields that no struct names and that are not null, as ``shape`` meets them inside."""
+    places: list[str] = []
+    token = _unknown.set(places)
+    try:
+        yield places
+    finally:
+        _unknown.reset(token)
+
 
 def shape(value: object, kind: type[ShapeT], place: str = "") -> ShapeT:
     """`value`, as a JSON decoder gives it, as a ``kind``; ``place`` is where the request has it, such as ``input[0]``.
@@ -237,9 +255,36 @@ def shape(value: object, kind: type[ShapeT], place: str = "") -> ShapeT:
         ApiError: INVALID_TYPE or MISSING_REQUIRED_PARAMETER, whose `param` is the place of the fault.
     """
     try:
-        return msgspec.convert(value, kind)
+        shaped = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise _fault(str(error), place) from None
+    unknown = _unknown.get()
+    if unknown is not None and kind is not RawItem:  # of a raw item everything is kept
+        _note_unknown(value, kind, place, unknown)
+    return shaped
+
+
+def _note_unknown(value: object, kind: type, place: str, places: list[str]) -> None:
+    if not isinstance(value, dict):
+        return
+    known = _fields(kind)
+    for name, given in value.items():
+        at = f"{place}.{name}" if place else name
+        if name in known:
+            nested = known[name]
+            if nested is not None:
+                _note_unknown(given, nested, at, places)
+        elif given is not None and not (place and name == "type"):
+            places.append(at)
+
+
+@cache
+def _fields(kind: type) -> dict[str, type | None]:
+    """The fields of a struct, each with the struct that it holds, if it holds one."""
+    return {
+        name: next((part for part in get_args(hint) if isinstance(part, type) and issubclass(part, Struct)), None)
+        for name, hint in get_type_hints(kind).items()
+    }
 
 
 def as_object(value: object, place: str) -> dict[str, Any]:

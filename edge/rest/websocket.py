@@ -21,7 +21,7 @@ from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge.context import ConnectionMemory
 from edge.core import Core
 from edge.events import Event, ResponseEvents
-from edge.rest.body import CreateRequest, decode_fields, parse_object
+from edge.rest.body import CreateRequest, decode_fields, is_strict, parse_object
 from edge.rest.cursor import EventCursor
 from edge.rest.errors import error_object, http_status
 from edge.rest.offload import in_thread_if_large
@@ -76,6 +76,7 @@ class WebSocketConnection:
         self._core = core
         self._settings = settings
         self._request_id = request_id
+        self._is_strict = is_strict(request.headers, default=settings.strict_fields)
         self._turns = 0
         self._memory = ConnectionMemory(max_bytes=settings.websocket_memory_bytes)
         self._frames: deque[bytes | None] = deque()
@@ -156,7 +157,7 @@ class WebSocketConnection:
             fields = await _parse(data)
             given = fields.get("previous_response_id")
             previous_id = given if isinstance(given, str) else ""
-            create = await in_thread_if_large(len(data or b""), _decode, fields)
+            create = await in_thread_if_large(len(data or b""), _decode, fields, strict=self._is_strict)
             failure = await self._respond(create, request_id)
         except ApiError as error:
             failure = error
@@ -178,7 +179,7 @@ class WebSocketConnection:
         if transport is None:  # the client has left; the reader ends the connection
             return None
         async with self._core.respond(owner, create.params, request_id=request_id, memory=self._memory) as run:
-            warnings = "; ".join(create.warnings)
+            warnings = "; ".join(create.warnings + run.warnings)
             renderer = EventRenderer(
                 is_obfuscated=create.is_obfuscated,
                 created_extra={"x_antiphon_warning": warnings} if warnings else None,
@@ -233,7 +234,7 @@ async def _parse(data: bytes | None) -> dict[str, Any]:
     return await in_thread_if_large(len(data), parse_object, data, None)
 
 
-def _decode(fields: dict[str, Any]) -> CreateRequest:
+def _decode(fields: dict[str, Any], *, strict: bool) -> CreateRequest:
     """The turn that ``fields`` ask for.
 
     `stream` and `background` belong to HTTP. What says the same as this transport does is dropped, as clients send one
@@ -252,7 +253,7 @@ def _decode(fields: dict[str, Any]) -> CreateRequest:
         if value is not None and value is not natural:
             message = f"Unsupported parameter: '{name}' can only be {str(natural).lower()} over a WebSocket."
             raise ApiError(ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER, message, name)
-    return decode_fields({**fields, "stream": True})
+    return decode_fields({**fields, "stream": True}, strict=strict)
 
 
 def _text_frame(payload: bytes) -> bytes:

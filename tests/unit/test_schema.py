@@ -276,8 +276,51 @@ def test_fields_that_are_not_honoured_are_told() -> None:
 
 def test_warnings_are_few_and_safe_in_a_header() -> None:
     unsafe = {"a\r\nset-cookie: x": 1, "b" * 100: 1, "": 1, "é": 1}
-    assert decode_body(**unsafe, ok=1).warnings == ["ok"]
-    assert len(decode_body(**{f"f{number}": 1 for number in range(1000)}).warnings) == 16
+    assert decode_body(**unsafe, ok=1).warnings == ["?", "a??set-cookie??x", "b" * 96, "ok"]
+    many = decode_body(**{f"f{number:03}": 1 for number in range(1000)}).warnings
+    assert many == [*(f"f{number:03}" for number in range(16)), "984 more"]
+
+
+def test_unknown_fields_are_told_wherever_they_are() -> None:
+    request = decode_body(
+        input=[
+            {
+                "role": "user",
+                "content": [{"type": "input_text", "text": "x", "cache_control": {}, "detail": None}],
+                "a": 1,
+            },
+            {"type": "mcp_call", "id": "mcp_1", "server_label": "kept whole"},
+        ],
+        text={"format": {"type": "json_schema", "name": "n", "schema": {"x-any": 1}, "b": 2}, "c": 3},
+        tools=[{"type": "function", "name": "f", "parameters": {"any": 1}, "defer_loading": True}],
+        reasoning={"effort": "low", "generate_summary": "auto", "context": None},
+    )
+    assert request.warnings == [
+        "input[0].a",
+        "input[0].content[0].cache_control",
+        "reasoning.generate_summary",
+        "text.c",
+        "text.format.b",
+        "tools[0].defer_loading",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "param"),
+    [
+        ({"user": "me"}, "user"),
+        ({"input": [{"role": "user", "content": "x", "a": 1}]}, "input[0].a"),
+        ({"reasoning": {"generate_summary": "auto"}}, "reasoning.generate_summary"),
+        ({"a\nb": 1}, "a?b"),
+    ],
+)
+def test_strictly_an_unknown_field_is_refused(field: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as refusal:
+        decode(json.dumps(BODY | field).encode(), JSON, strict=True)
+    assert refusal.value.reason == ErrorReason.ERROR_REASON_UNKNOWN_PARAMETER
+    assert refusal.value.message == f"Unknown parameter: '{param}'."
+    assert refusal.value.param == param
+    assert decode(json.dumps(BODY | dict.fromkeys(field)).encode(), JSON, strict=True).warnings == []
 
 
 def test_stream_options_without_a_stream_are_told() -> None:
