@@ -13,6 +13,7 @@ from aiohttp import web
 
 from antiphon.logs import configure_logging
 from edge.core import Core
+from edge.media.resolve import open_media
 from edge.rest.app import create_app, create_runner
 from edge.rpc.server import start_server
 from edge.settings import EdgeSettings, from_environment
@@ -34,7 +35,8 @@ async def serve(settings: EdgeSettings, stopping: asyncio.Event) -> None:
         store = ResponseStore(commands, retention_ms=settings.response_ttl_s * 1000, max_depth=settings.max_chain_depth)
         targets = [target.strip() for target in settings.workers.split(",") if target.strip()]
         pool = WorkerPool(targets, silence_s=settings.worker_silence_s, wait_s=settings.worker_wait_s)
-        core = Core(settings, pool, store, ping_store=commands.ping)
+        media = await stack.enter_async_context(open_media(settings))
+        core = Core(settings, pool, store, media, ping_store=commands.ping)
 
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         connecting = tasks.create_task(pool.run())

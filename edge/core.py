@@ -16,6 +16,7 @@ from antiphon.store.v1.record_pb2 import ResponseRecord
 from edge.codec import with_defaults
 from edge.context import ConnectionMemory, Context, load_context
 from edge.events import ResponseEvents
+from edge.media.resolve import MediaResolver, Shown
 from edge.request import generate_request, routing_key
 from edge.run import ResponseRun
 from edge.settings import EdgeSettings
@@ -43,6 +44,7 @@ class Core:
         settings: Of this process.
         pool: Connected workers.
         store: Of stored responses.
+        media: Reads images and files.
         ping_store: Returns if the store answers. Raises ApiError if it does not.
     """
 
@@ -51,12 +53,14 @@ class Core:
         settings: EdgeSettings,
         pool: WorkerPool,
         store: ResponseStore,
+        media: MediaResolver,
         *,
         ping_store: Callable[[], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._pool = pool
         self._store = store
+        self._media = media
         self._ping_store = ping_store
         self._store_known_up_until = 0.0
         self._running = 0
@@ -112,9 +116,9 @@ class Core:
         """
         self._check_room()
         validate(params)
-        context = await self._load_context(owner, params)
+        context, shown = await self._load_context(owner, params)
         filled = with_defaults(params)
-        request = generate_request(filled, context.items(), request_id="", cache_salt=owner)
+        request = generate_request(filled, shown.items, request_id="", cache_salt=owner)
         previous = ids.parse_response_id(params.previous_response_id)
         worker = await self._pool.choose(params.model, routing_key(params, previous.tag if previous else None))
         with _own_places(context):
@@ -185,7 +189,7 @@ class Core:
     ) -> tuple[ResponseRun, Context]:
         """A run that has not started, and what it is about."""
         validate(params)
-        context = await self._load_context(owner, params, memory)
+        context, shown = await self._load_context(owner, params, memory)
         if not context.stored_id and (params.store or not params.HasField("store")):
             await self._check_store()  # 503 before anything starts, not a failed commit at its end
         previous = ids.parse_response_id(params.previous_response_id)
@@ -212,20 +216,28 @@ class Core:
 
         run = ResponseRun(
             ResponseEvents(response, new_item_id=item_ids.new, new_call_id=ids.new_call_id),
-            generate_request(response.params, context.items(), request_id=response.id, cache_salt=owner),
+            generate_request(response.params, shown.items, request_id=response.id, cache_salt=owner),
             choose=choose,
             commit=commit,
             heartbeat_interval_s=self._settings.heartbeat_interval_s,
             timeout_s=self._settings.response_timeout_s,
         )
+        run.warnings.extend(shown.warnings)
         return run, context
 
     async def _load_context(
         self, owner: str, params: response_pb2.ResponseParams, memory: ConnectionMemory | None = None
-    ) -> Context:
-        return await load_context(
+    ) -> tuple[Context, Shown]:
+        """What a request is about, and how its worker gets it."""
+        context = await load_context(
             self._store, owner, params, memory=memory, max_referenced_bytes=self._settings.max_body_bytes
         )
+
+        async def capabilities() -> pb.Capabilities:
+            return await self._pool.capabilities(params.model)
+
+        before = [*context.history, *context.carried]
+        return context, await self._media.resolve(before, context.input, capabilities)
 
     async def _check_store(self) -> None:
         """Return if the store answered just now.

@@ -1,0 +1,110 @@
+"""Runs ``extract.py`` on files, each in a process of its own, within limits of memory, CPU and time."""
+
+import asyncio
+import sys
+import tempfile
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import IO, Final, Literal, NamedTuple
+
+from antiphon.errors import ApiError
+from antiphon.responses.v1.error_pb2 import ErrorReason
+from edge.media import extract
+from edge.media.extract import Outcome
+
+_READ_BYTES: Final = 256 * 1024
+_MAX_BYTES_OF_CHAR: Final = 4
+
+_MESSAGES: Final[dict[int, str]] = {
+    Outcome.ENCRYPTED: "The file is encrypted.",
+    Outcome.NO_TEXT: "The file holds no text; scanned pages are not read.",
+}
+
+
+class ExtractLimits(NamedTuple):
+    """What one extraction may cost."""
+
+    max_chars: int
+    """Of the text."""
+    max_memory_bytes: int = 512 * 1024 * 1024
+    max_cpu_s: int = 10
+    timeout_s: float = 30.0
+    """From the start of the process to its end; also the longest wait for a place."""
+    at_once: int = 2
+
+
+class Extractor:
+    """Finds the text of PDF and HTML files."""
+
+    def __init__(self, limits: ExtractLimits) -> None:
+        self._limits = limits
+        self._places = asyncio.Semaphore(limits.at_once)
+
+    async def extract(self, kind: Literal["pdf", "html"], data: bytes) -> str:
+        """The text of ``data``, not empty.
+
+        Args:
+            data: A PDF file, or an HTML page in UTF-8.
+
+        Raises:
+            ApiError: INVALID_MEDIA, it cannot be read within the limits; OVERLOADED, too many others are being read.
+        """
+        async with self._place():
+            with tempfile.TemporaryFile() as file:
+                await asyncio.to_thread(file.write, data)
+                file.seek(0)
+                try:
+                    async with asyncio.timeout(self._limits.timeout_s):
+                        code, text = await self._run(kind, file)
+                except TimeoutError:
+                    raise _invalid("The file takes too long to read.") from None
+        if code == Outcome.TOO_LONG or len(text) > self._limits.max_chars:
+            raise _invalid(f"The file holds more than {self._limits.max_chars} characters of text.")
+        if code != Outcome.OK:
+            raise _invalid(_MESSAGES.get(code, "The file cannot be read: it is damaged, or too complex."))
+        return text
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncGenerator[None, None]:
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                await self._places.acquire()
+        except TimeoutError:
+            message = "The server is reading too many files. Try again later."
+            raise ApiError(ErrorReason.ERROR_REASON_OVERLOADED, message, retry_after_ms=1000) from None
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    async def _run(self, kind: str, file: IO[bytes]) -> tuple[int, str]:
+        """Exit code and output."""
+        limits = self._limits
+        numbers = (limits.max_chars, limits.max_memory_bytes, limits.max_cpu_s)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", extract.__file__, kind, *map(str, numbers),
+            stdin=file, stdout=PIPE, stderr=DEVNULL, env={}, cwd="/",
+        )  # fmt: skip
+        try:
+            output = await _read(process, limits.max_chars * _MAX_BYTES_OF_CHAR)
+            return await process.wait(), output.decode("utf-8", "replace")
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+async def _read(process: Process, max_bytes: int) -> bytes:
+    """The output, up to a chunk more than ``max_bytes``; then the process writes into a pipe that nobody reads."""
+    assert process.stdout is not None
+    output = bytearray()
+    while len(output) <= max_bytes and (chunk := await process.stdout.read(_READ_BYTES)):
+        output += chunk
+    if len(output) > max_bytes:
+        process.kill()
+    return bytes(output)
+
+
+def _invalid(message: str) -> ApiError:
+    return ApiError(ErrorReason.ERROR_REASON_INVALID_MEDIA, message)
