@@ -73,6 +73,7 @@ class ResponseEvents:
         response: The response with its final id, status and parameters, and no output.
         new_item_id: Gives the id of the next item.
         new_call_id: Gives a fresh call id.
+        complete_item: May add to an item that is whole, before its last event.
     """
 
     def __init__(
@@ -81,11 +82,13 @@ class ResponseEvents:
         *,
         new_item_id: Callable[[ItemKind], str],
         new_call_id: Callable[[], str],
+        complete_item: Callable[[item_pb2.Item], None] | None = None,
     ) -> None:
         self.log: list[Event] = []
         self.response = response
         self._new_item_id = new_item_id
         self._new_call_id = new_call_id
+        self._complete_item = complete_item
         self._closed_items: list[item_pb2.Item] = []
         self._item: item_pb2.Item | None = None
         self._part: Part | None = None
@@ -285,6 +288,8 @@ class ResponseEvents:
         if item is None:
             return
         item.status = status
+        if self._complete_item is not None:
+            self._complete_item(item)
         done = event_pb2.OutputItemEvent(output_index=len(self._closed_items), item=item)
         self._closed_items.append(item)
         self._emit(event_pb2.ResponseEvent(output_item_done=done))

@@ -169,6 +169,8 @@ class ResponseRun:
 
     def part_started(self, kind: pb.PartKind.ValueType, name: str) -> None:
         self._open()
+        if kind == pb.PartKind.PART_KIND_REASONING_SUMMARY:
+            self._request.reasoning.ClearField("summary")  # a successor of this worker must not begin it again
         self.events.part_started(kind, name)
 
     def delta(self, text: str, token_ids: Sequence[int], logprobs: Sequence[content_pb2.Logprob]) -> None:

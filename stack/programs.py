@@ -87,6 +87,7 @@ def edge(
         name=name,
         command=[sys.executable, "-m", "edge"],
         environ={
+            "EDGE_ENCRYPTION_KEYS": state.encryption_key(),
             **environ,
             "EDGE_HTTP_LISTEN": http_listen,
             "EDGE_GRPC_LISTEN": grpc_listen,

@@ -1,7 +1,9 @@
-"""The state folder: what outlives the stack (Valkey's data, logs), and the lock that keeps a second stack out."""
+"""The state folder: what outlives the stack (Valkey's data, a key, logs), and the lock against a second stack."""
 
+import base64
 import fcntl
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +15,8 @@ from stack.errors import StackError
 
 _LONGEST_SOCKET_PATH_BYTES = 100
 """Below sun_path of every system: 108 with its NUL on Linux, 104 on macOS."""
+_KEY_BYTES = 32
+"""Of AES-256."""
 _LOCK_PATIENCE_S = 3.0
 _LOCK_RETRY_S = 0.05
 
@@ -34,6 +38,25 @@ class State:
     @property
     def logs(self) -> Path:
         return self.folder / "logs"
+
+    def encryption_key(self) -> str:
+        """The key that edges seal with, base64 of 32 bytes; made on first use, readable for its owner alone.
+
+        Raises:
+            StackError: it cannot be read or written.
+        """
+        path = self.folder / "encryption.key"
+        try:
+            if not path.exists():
+                fresh = path.with_suffix(".new")
+                with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                    file.write(base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode() + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                fresh.replace(path)
+            return path.read_text().strip()
+        except OSError as error:
+            raise StackError(f"cannot use the encryption key {path}: {error.strerror}") from error
 
     def new_log(self, name: str) -> Path:
         """Path of an empty log; the one of the last start is kept beside it as ``NAME.log.1``."""
