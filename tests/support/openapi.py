@@ -24,6 +24,11 @@ def assert_valid_item(value: object) -> None:
     _assert_valid(value, "ItemField")
 
 
+def assert_valid_compaction(value: object) -> None:
+    """``value`` is a CompactResource."""
+    _assert_valid(value, "CompactResource")
+
+
 def assert_valid_event(value: object) -> None:
     """``value`` is one of the 24 streaming events."""
     assert isinstance(value, dict), value
@@ -85,6 +90,17 @@ def _with_known_gaps_closed(components: dict[str, Any]) -> dict[str, Any]:
             "created_by": {"type": "string"},
         },
         "required": ["type", "id", "encrypted_content"],
+    }
+    components["CompactResource"] = {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string"},
+            "object": {"type": "string", "enum": ["response.compaction"]},
+            "output": {"type": "array", "items": {"$ref": "#/components/schemas/ItemField"}},
+            "created_at": {"type": "integer"},
+            "usage": {"$ref": "#/components/schemas/Usage"},
+        },
+        "required": ["id", "object", "output", "created_at", "usage"],
     }
     components["Message"]["properties"]["phase"] = {"type": "string", "enum": ["commentary", "final_answer"]}
     # Videos in tool outputs: taken in a request, but missing in the resource.

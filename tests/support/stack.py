@@ -16,6 +16,8 @@ from stack.ports import PortWish, free_ports
 from tests.support.antiphon import ANTIPHON, ROOT, clean_environ
 from tests.support.processes import children_of, wait_until
 
+MODEL = "SmolLM2-135M-Instruct"
+"""The name that the launcher gives its workers, whatever runs in them."""
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 45.0
 _LOOPBACK = "127.0.0.1"
