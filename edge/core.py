@@ -10,7 +10,7 @@ from typing import Final
 
 from antiphon.errors import ApiError, reason_name
 from antiphon.inference.v1 import inference_pb2 as pb
-from antiphon.responses.v1 import response_pb2
+from antiphon.responses.v1 import item_pb2, response_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.store.v1.record_pb2 import ResponseRecord
 from edge.codec import with_defaults
@@ -19,6 +19,8 @@ from edge.events import ResponseEvents
 from edge.media.resolve import MediaResolver, Shown
 from edge.request import generate_request, routing_key
 from edge.run import ResponseRun
+from edge.sealed_reasoning import open_reasoning, seal_reasoning, wants_sealed_reasoning
+from edge.sealing import Sealer, parse_keys
 from edge.settings import EdgeSettings
 from edge.validate import validate
 from edge.workers.connection import WorkerConnection
@@ -32,6 +34,8 @@ _INPUT_ITEM: Final = re.compile(r"input\[([0-9]+)\](.*)", re.DOTALL)
 
 _LARGE_REQUEST_BYTES: Final = 64 * 1024
 """Requests from this size on are validated in a thread: a megabyte takes ten milliseconds."""
+
+_NO_EFFORTS: Final = (response_pb2.REASONING_EFFORT_UNSPECIFIED, response_pb2.REASONING_EFFORT_NONE)
 
 _FIRST_COMMIT_RETRY_S: Final = 0.1
 _STORE_KNOWN_UP_S: Final = 1.0
@@ -62,6 +66,7 @@ class Core:
         self._store = store
         self._media = media
         self._ping_store = ping_store
+        self._sealer = Sealer(parse_keys(settings.encryption_keys))
         self._store_known_up_until = 0.0
         self._running = 0
         self._is_draining = False
@@ -189,6 +194,7 @@ class Core:
     ) -> tuple[ResponseRun, Context]:
         """A run that has not started, and what it is about."""
         validate(params)
+        is_sealing = wants_sealed_reasoning(params, self._sealer)
         context, shown = await self._load_context(owner, params, memory)
         if not context.stored_id and (params.store or not params.HasField("store")):
             await self._check_store()  # 503 before anything starts, not a failed commit at its end
@@ -214,16 +220,31 @@ class Core:
                 record.response.CopyFrom(final)
                 await self._commit(owner, record)
 
+        def complete(item: item_pb2.Item) -> None:
+            if is_sealing:
+                seal_reasoning(item, self._sealer, owner=owner)
+
         run = ResponseRun(
-            ResponseEvents(response, new_item_id=item_ids.new, new_call_id=ids.new_call_id),
+            ResponseEvents(response, new_item_id=item_ids.new, new_call_id=ids.new_call_id, complete_item=complete),
             generate_request(response.params, shown.items, request_id=response.id, cache_salt=owner),
             choose=choose,
             commit=commit,
             heartbeat_interval_s=self._settings.heartbeat_interval_s,
             timeout_s=self._settings.response_timeout_s,
         )
-        run.warnings.extend(shown.warnings)
+        run.warnings.extend([*shown.warnings, *self._unheeded(params)])
         return run, context
+
+    def _unheeded(self, params: response_pb2.ResponseParams) -> list[str]:
+        """What ``params`` ask for that the model takes, and that changes nothing about its answer."""
+        if any(model.id == params.model and not model.capabilities.reasoning for model in self._pool.models()):
+            is_thought_wanted = params.reasoning.effort not in _NO_EFFORTS
+            return [
+                f"reasoning.{name}"
+                for name, is_given in (("effort", is_thought_wanted), ("summary", bool(params.reasoning.summary)))
+                if is_given
+            ]
+        return []
 
     async def _load_context(
         self, owner: str, params: response_pb2.ResponseParams, memory: ConnectionMemory | None = None
@@ -236,8 +257,11 @@ class Core:
         async def capabilities() -> pb.Capabilities:
             return await self._pool.capabilities(params.model)
 
-        before = [*context.history, *context.carried]
-        return context, await self._media.resolve(before, context.input, capabilities)
+        before = open_reasoning([*context.history, *context.carried], self._sealer, owner=owner, is_stored=True)
+        own = open_reasoning(context.input, self._sealer, owner=owner)
+        shown = await self._media.resolve(before.items, own.items, capabilities)
+        foreign = [f"input[{index}].encrypted_content" for index in own.foreign]
+        return context, shown._replace(warnings=[*shown.warnings, *foreign])
 
     async def _check_store(self) -> None:
         """Return if the store answered just now.

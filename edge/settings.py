@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from edge.media.networks import parse_networks
+from edge.sealing import parse_keys
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -29,6 +30,11 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Let several edge processes listen on the same ports; the kernel spreads connections."""
     owner: str = "default"
     """Who owns what is stored, as long as there are no API keys."""
+
+    encryption_keys: str = ""
+    """Keys for what clients keep for this server, such as `encrypted_content`: base64 of 32 bytes each, separated by
+    commas. The first one encrypts, all of them decrypt: to change it, put a new one before it, and take the old one
+    away when nobody keeps what it encrypted. The same in all edges; empty: such content is not offered."""
 
     response_ttl_s: Count = 30 * 24 * 3600
     """How long a stored response is kept after it, or a response that continues it, was last used to continue."""
@@ -109,4 +115,8 @@ def from_environment(environment: Mapping[str, str]) -> EdgeSettings:
         parse_networks(settings.fetch_allowed_networks)
     except ValueError as error:
         raise ValueError(f"{PREFIX}FETCH_ALLOWED_NETWORKS: {error}") from error
+    try:
+        parse_keys(settings.encryption_keys)
+    except ValueError as error:
+        raise ValueError(f"{PREFIX}ENCRYPTION_KEYS: {error}") from error
     return settings

@@ -77,7 +77,6 @@ def _content(item: item_pb2.Item) -> Iterator[tuple[str, content_pb2.ContentPart
 _PARAMETER = ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER
 _VALUE = ErrorReason.ERROR_REASON_UNSUPPORTED_VALUE
 
-_EFFORTS = (response_pb2.REASONING_EFFORT_UNSPECIFIED, response_pb2.REASONING_EFFORT_NONE)
 _MODES = (
     tool_pb2.TOOL_CHOICE_MODE_UNSPECIFIED,
     tool_pb2.TOOL_CHOICE_MODE_AUTO,
@@ -94,17 +93,6 @@ _FEATURES: tuple[_Feature, ...] = (
     _Feature("a limit of tool calls", _PARAMETER, _when(
         "max_tool_calls", lambda params: params.HasField("max_tool_calls"),
     )),
-    _Feature("structured output", _VALUE, _when(
-        "text.format.type", lambda params: params.text.format.WhichOneof("format") not in (None, "text"),
-    )),
-    _Feature("reasoning", _VALUE, _when(
-        "reasoning.effort", lambda params: params.reasoning.effort not in _EFFORTS,
-    )),
-    _Feature("summaries of reasoning", _VALUE, _when(
-        "reasoning.summary", lambda params: bool(params.reasoning.summary),
-    )),
-    _Feature("additions to the output", _VALUE, _when("include[0]", lambda params: len(params.include) > 0)),
-    _Feature("log probabilities", _PARAMETER, _when("top_logprobs", lambda params: params.top_logprobs > 0)),
     _Feature("background responses", _VALUE, _when("background", lambda params: params.background)),
     _Feature("content of this type", _VALUE, _parts("raw")),
     _Feature("compaction", _VALUE, _items("compaction")),
