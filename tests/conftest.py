@@ -6,12 +6,10 @@ import pytest
 from hypothesis import settings
 
 from tests.support.http import Client, client_of
-from tests.support.stack import RunningStack, running_stack
+from tests.support.stack import SCRIPTED, RunningStack, running_stack
 
 settings.register_profile("antiphon", deadline=None)  # a shared machine is slow at times, and that is no failure
 settings.load_profile("antiphon")
-
-SCRIPTED = {"INFERENCE_ENGINE": "scripted", "INFERENCE_PARALLEL": "64", "INFERENCE_CONTEXT_WINDOW": "100000"}
 
 
 @pytest.fixture(scope="session")

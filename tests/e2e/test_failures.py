@@ -13,9 +13,8 @@ import pytest
 
 from antiphon.inference.v1 import inference_pb2
 from antiphon.inference.v1.inference_pb2_grpc import InferenceServiceStub
-from tests.e2e.conftest import SCRIPTED
 from tests.support.http import Client, client_of, output_text
-from tests.support.stack import RunningStack, running_stack
+from tests.support.stack import SCRIPTED, RunningStack, running_stack
 
 MODEL = "SmolLM2-135M-Instruct"
 COUNTING = "script:\npace 50\n" + "".join(f"say {number} \n" for number in range(100))

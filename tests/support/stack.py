@@ -18,6 +18,8 @@ from tests.support.processes import children_of, wait_until
 
 MODEL = "SmolLM2-135M-Instruct"
 """The name that the launcher gives its workers, whatever runs in them."""
+SCRIPTED = {"INFERENCE_ENGINE": "scripted", "INFERENCE_PARALLEL": "64", "INFERENCE_CONTEXT_WINDOW": "100000"}
+"""Settings of a stack whose workers do what the request says."""
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 45.0
 _LOOPBACK = "127.0.0.1"
