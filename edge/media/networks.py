@@ -25,6 +25,12 @@ _EMBEDS_IPV4: Final = tuple(
 right."""
 
 
+_UNICAST_IPV6: Final = IPv6Network("2000::/3")
+"""All that is public (RFC 4291 and IANA's registry of IPv6 addresses)."""
+_SPECIAL: Final = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001:db8::/32", "3fff::/20")))
+"""Of IANA's registries of special-purpose addresses what not every version of Python knows."""
+
+
 class Networks:
     """The networks that may be fetched from: the public internet on some ports, and exceptions on any port.
 
@@ -42,9 +48,10 @@ class Networks:
         address = _innermost(address)
         if any(address in network for network in self._exceptions):
             return True
-        is_public = address.is_global and not (address.is_multicast or address.is_reserved)
-        is_site_local = isinstance(address, IPv6Address) and address.is_site_local  # deprecated, never public
-        return is_public and not is_site_local and port in self._ports
+        if address.is_multicast or address.is_reserved or any(address in network for network in _SPECIAL):
+            return False
+        is_public = address.is_global and (address.version == 4 or address in _UNICAST_IPV6)
+        return is_public and port in self._ports
 
     def check_url(self, url: str | URL) -> URL:
         """``url`` if it may be fetched, as far as that can be told without asking a name server.
