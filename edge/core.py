@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -12,14 +11,17 @@ from antiphon.errors import ApiError, reason_name
 from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.responses.v1 import item_pb2, response_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
+from antiphon.responses.v1.responses_service_pb2 import Compacted
 from antiphon.store.v1.record_pb2 import ResponseRecord
 from edge.codec import with_defaults
-from edge.context import ConnectionMemory, Context, load_context
+from edge.compactor import Compactor
+from edge.context import ConnectionMemory
 from edge.events import ResponseEvents
-from edge.media.resolve import MediaResolver, Shown
+from edge.media.resolve import MediaResolver
+from edge.preparation import Prepared, Preparer
 from edge.request import generate_request, routing_key
 from edge.run import ResponseRun
-from edge.sealed_reasoning import open_reasoning, seal_reasoning, wants_sealed_reasoning
+from edge.sealed_reasoning import seal_reasoning, wants_sealed_reasoning
 from edge.sealing import Sealer, parse_keys
 from edge.settings import EdgeSettings
 from edge.validate import validate
@@ -30,12 +32,8 @@ from store.responses import ResponseStore
 
 log = logging.getLogger(__name__)
 
-_INPUT_ITEM: Final = re.compile(r"input\[([0-9]+)\](.*)", re.DOTALL)
-
 _LARGE_REQUEST_BYTES: Final = 64 * 1024
 """Requests from this size on are validated in a thread: a megabyte takes ten milliseconds."""
-
-_NO_EFFORTS: Final = (response_pb2.REASONING_EFFORT_UNSPECIFIED, response_pb2.REASONING_EFFORT_NONE)
 
 _FIRST_COMMIT_RETRY_S: Final = 0.1
 _STORE_KNOWN_UP_S: Final = 1.0
@@ -64,9 +62,10 @@ class Core:
         self._settings = settings
         self._pool = pool
         self._store = store
-        self._media = media
         self._ping_store = ping_store
         self._sealer = Sealer(parse_keys(settings.encryption_keys))
+        self._preparer = Preparer(store, pool, media, self._sealer, max_referenced_bytes=settings.max_body_bytes)
+        self._compactor = Compactor(self._preparer, pool, self._sealer, self._generate)
         self._store_known_up_until = 0.0
         self._running = 0
         self._is_draining = False
@@ -93,25 +92,18 @@ class Core:
         Raises:
             ApiError: the request is invalid, or cannot be served now. Nothing was changed.
         """
-        self._check_room()
-        self._running += 1
-        self._idle.clear()
-        try:
-            run, context = await self._open(owner, params, memory)
+        with self._place():
+            run, prepared = await self._open(owner, params, memory)
             started_at = time.monotonic()
             try:
-                with _own_places(context):
+                with prepared.own_places():
                     await run.start()
                 yield run
                 if memory is not None and run.error is None and not run.response.params.store:
-                    memory.keep(run.response.id, context, run.response.output)
+                    memory.keep(run.response.id, prepared.context, run.response.output)
             finally:
                 run.abort()
                 _log_end(run, request_id, started_at)
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._idle.set()
 
     async def count_input_tokens(self, owner: str, params: response_pb2.ResponseParams) -> int:
         """Tokens of the prompt that a response to ``params`` would have; nothing is generated.
@@ -119,15 +111,18 @@ class Core:
         Raises:
             ApiError: the request is invalid, or cannot be served now.
         """
-        self._check_room()
-        validate(params)
-        context, shown = await self._load_context(owner, params)
-        filled = with_defaults(params)
-        request = generate_request(filled, shown.items, request_id="", cache_salt=owner)
-        previous = ids.parse_response_id(params.previous_response_id)
-        worker = await self._pool.choose(params.model, routing_key(params, previous.tag if previous else None))
-        with _own_places(context):
-            return await worker.count_tokens(request)
+        with self._place():
+            validate(params)
+            prepared = await self._preparer.prepare(owner, params)
+            request = generate_request(with_defaults(params), prepared.items, request_id="", cache_salt=owner)
+            worker = await self._pool.choose(params.model, _routing_key(params))
+            with prepared.own_places():
+                return await worker.count_tokens(request)
+
+    async def compact(self, owner: str, params: response_pb2.ResponseParams) -> tuple[Compacted, list[str]]:
+        """Fold a conversation into its user messages and a sealed summary; as ``Compactor.compact``."""
+        with self._place():
+            return await self._compactor.compact(owner, params)
 
     async def get(self, owner: str, response_id: str) -> ResponseRecord:
         """A stored response.
@@ -179,8 +174,9 @@ class Core:
         self._is_draining = True
         await self._idle.wait()
 
-    def _check_room(self) -> None:
-        """Return if this process may take one more request.
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the bounded number of requests that run in this process.
 
         Raises:
             ApiError: OVERLOADED.
@@ -188,14 +184,23 @@ class Core:
         if self._is_draining or self._running >= self._settings.max_running:
             message = "The server is overloaded. Try again later."
             raise ApiError(ErrorReason.ERROR_REASON_OVERLOADED, message, retry_after_ms=1000)
+        self._running += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
 
     async def _open(
         self, owner: str, params: response_pb2.ResponseParams, memory: ConnectionMemory | None
-    ) -> tuple[ResponseRun, Context]:
+    ) -> tuple[ResponseRun, Prepared]:
         """A run that has not started, and what it is about."""
         validate(params)
         is_sealing = wants_sealed_reasoning(params, self._sealer)
-        context, shown = await self._load_context(owner, params, memory)
+        prepared = await self._preparer.prepare(owner, params, memory)
+        context = prepared.context
         if not context.stored_id and (params.store or not params.HasField("store")):
             await self._check_store()  # 503 before anything starts, not a failed commit at its end
         previous = ids.parse_response_id(params.previous_response_id)
@@ -210,10 +215,6 @@ class Core:
         response.id = str(response_id)
         response.created_at = int(time.time())
         response.params.CopyFrom(with_defaults(params))
-        key = routing_key(params, previous.tag if previous else None)
-
-        async def choose(avoid: Sequence[WorkerConnection]) -> WorkerConnection:
-            return await self._pool.choose(params.model, key, avoid=avoid)
 
         async def commit(final: response_pb2.Response) -> None:
             if response.params.store:
@@ -224,44 +225,56 @@ class Core:
             if is_sealing:
                 seal_reasoning(item, self._sealer, owner=owner)
 
-        run = ResponseRun(
+        run = self._run(
             ResponseEvents(response, new_item_id=item_ids.new, new_call_id=ids.new_call_id, complete_item=complete),
-            generate_request(response.params, shown.items, request_id=response.id, cache_salt=owner),
+            generate_request(response.params, prepared.items, request_id=response.id, cache_salt=owner),
+            _routing_key(params),
+            commit,
+        )
+        run.warnings.extend(prepared.warnings)
+        return run, prepared
+
+    def _run(
+        self,
+        events: ResponseEvents,
+        request: pb.GenerateRequest,
+        key: str,
+        commit: Callable[[response_pb2.Response], Awaitable[None]],
+    ) -> ResponseRun:
+        async def choose(avoid: Sequence[WorkerConnection]) -> WorkerConnection:
+            return await self._pool.choose(request.model, key, avoid=avoid)
+
+        return ResponseRun(
+            events,
+            request,
             choose=choose,
             commit=commit,
             heartbeat_interval_s=self._settings.heartbeat_interval_s,
             timeout_s=self._settings.response_timeout_s,
         )
-        run.warnings.extend([*shown.warnings, *self._unheeded(params)])
-        return run, context
 
-    def _unheeded(self, params: response_pb2.ResponseParams) -> list[str]:
-        """What ``params`` ask for that the model takes, and that changes nothing about its answer."""
-        if any(model.id == params.model and not model.capabilities.reasoning for model in self._pool.models()):
-            is_thought_wanted = params.reasoning.effort not in _NO_EFFORTS
-            return [
-                f"reasoning.{name}"
-                for name, is_given in (("effort", is_thought_wanted), ("summary", bool(params.reasoning.summary)))
-                if is_given
-            ]
-        return []
+    async def _generate(self, request: pb.GenerateRequest, key: str) -> response_pb2.Response:
+        """Run a generation whose events nobody reads.
 
-    async def _load_context(
-        self, owner: str, params: response_pb2.ResponseParams, memory: ConnectionMemory | None = None
-    ) -> tuple[Context, Shown]:
-        """What a request is about, and how its worker gets it."""
-        context = await load_context(
-            self._store, owner, params, memory=memory, max_referenced_bytes=self._settings.max_body_bytes
-        )
+        Raises:
+            ApiError: it was refused, or failed.
+        """
 
-        async def capabilities() -> pb.Capabilities:
-            return await self._pool.capabilities(params.model)
+        async def keep(final: response_pb2.Response) -> None:
+            """Nothing is stored."""
 
-        before = open_reasoning([*context.history, *context.carried], self._sealer, owner=owner, is_stored=True)
-        own = open_reasoning(context.input, self._sealer, owner=owner)
-        shown = await self._media.resolve(before.items, own.items, capabilities)
-        foreign = [f"input[{index}].encrypted_content" for index in own.foreign]
-        return context, shown._replace(warnings=[*shown.warnings, *foreign])
+        response = response_pb2.Response(id=request.request_id)
+        item_ids = ids.ItemIds(ids.new_response_id())
+        events = ResponseEvents(response, new_item_id=item_ids.new, new_call_id=ids.new_call_id)
+        run = self._run(events, request, key, keep)
+        try:
+            await run.start()
+            final = await run.finish()
+        finally:
+            run.abort()
+        if run.error is not None:
+            raise run.error
+        return final
 
     async def _check_store(self) -> None:
         """Return if the store answered just now.
@@ -294,19 +307,6 @@ class Core:
             retry_s *= 2
 
 
-@contextmanager
-def _own_places(context: Context) -> Iterator[None]:
-    """Inside, a worker refuses the request: it counts the items of the whole conversation, the client those it sent."""
-    try:
-        yield
-    except ApiError as error:
-        place = _INPUT_ITEM.match(error.param or "")
-        if place is not None:
-            before = len(context.history) + len(context.carried)
-            error.param = f"input[{max(0, int(place[1]) - before)}]{place[2]}"
-        raise
-
-
 _KINDS: Final = {
     "message": ids.ItemKind.MESSAGE,
     "function_call": ids.ItemKind.FUNCTION_CALL,
@@ -314,6 +314,11 @@ _KINDS: Final = {
     "reasoning": ids.ItemKind.REASONING,
     "compaction": ids.ItemKind.COMPACTION,
 }
+
+
+def _routing_key(params: response_pb2.ResponseParams) -> str:
+    previous = ids.parse_response_id(params.previous_response_id)
+    return routing_key(params, previous.tag if previous else None)
 
 
 def _not_found(response_id: str) -> ApiError:

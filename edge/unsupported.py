@@ -95,6 +95,5 @@ _FEATURES: tuple[_Feature, ...] = (
     )),
     _Feature("background responses", _VALUE, _when("background", lambda params: params.background)),
     _Feature("content of this type", _VALUE, _parts("raw")),
-    _Feature("compaction", _VALUE, _items("compaction")),
     _Feature("items of this type", _VALUE, _items("raw")),
 )  # fmt: skip

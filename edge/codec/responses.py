@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from antiphon.responses.v1 import response_pb2 as pb
+from antiphon.responses.v1.responses_service_pb2 import Compacted
 from edge.codec.enums import INCOMPLETE_REASON, RESPONSE_STATUS
 from edge.codec.items import encode_item
 from edge.codec.params import encode_params
@@ -31,6 +32,17 @@ def encode_response(response: pb.Response) -> dict[str, Any]:
         "output": [encode_item(item) for item in response.output],
         "usage": _encode_usage(response.usage) if response.HasField("usage") else None,
         **encode_params(response.params),
+    }
+
+
+def encode_compacted(compacted: Compacted) -> dict[str, Any]:
+    """The API's `response.compaction` object (CompactResource)."""
+    return {
+        "id": compacted.id,
+        "object": "response.compaction",
+        "created_at": compacted.created_at,
+        "output": [encode_item(item) for item in compacted.output],
+        "usage": _encode_usage(compacted.usage),
     }
 
 

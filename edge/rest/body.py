@@ -81,6 +81,17 @@ def decode_fields(fields: dict[str, Any], *, strict: bool = False) -> CreateRequ
     return CreateRequest(params, bool(request.stream), warnings_of(places))
 
 
+def decode_compact(body: bytes, content_type: str | None, *, strict: bool = False) -> tuple[ResponseParams, list[str]]:
+    """The body of POST /v1/responses/compact, and warnings. Arguments and errors as ``decode``'s."""
+    fields = parse_object(body, content_type)
+    with noting_unknown_fields() as unknown:
+        request = schema.shape(fields, schema.CompactResponse)
+        params = decode_params(schema.CreateResponse(**msgspec.structs.asdict(request)))
+    places = {_shown(place) for place in unknown}
+    refuse_unknown(places, strict=strict)
+    return params, warnings_of(places)
+
+
 def is_strict(headers: Mapping[str, str], *, default: bool) -> bool:
     """What a request's header `x-antiphon-strict` says.
 

@@ -1,6 +1,6 @@
 """One short handler for each path."""
 
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -10,7 +10,7 @@ from antiphon.inference.v1 import inference_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge import codec
 from edge.core import Core
-from edge.rest.body import CreateRequest, decode, is_strict
+from edge.rest.body import decode, decode_compact, is_strict
 from edge.rest.offload import in_thread_if_large
 from edge.rest.query import parse_retrieve
 from edge.rest.sse import SseStream
@@ -24,11 +24,18 @@ REQUEST_ID: Final = web.RequestKey("request_id", str)
 
 ROUTES: Final = web.RouteTableDef()
 
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class _Decoder(Protocol[T_co]):
+    def __call__(self, body: bytes, content_type: str | None, *, strict: bool) -> T_co: ...
+
 
 @ROUTES.post("/v1/responses")
 async def create_response(request: web.Request) -> web.StreamResponse:
     """Run a response and answer with its object, or with its events."""
-    create = await _decode(request)
+    create = await _decoded(request, decode)
     core, settings = request.app[CORE], request.app[SETTINGS]
     async with core.respond(settings.owner, create.params, request_id=request[REQUEST_ID]) as run:
         headers = _warning_headers(create.warnings + run.warnings)
@@ -72,9 +79,17 @@ async def open_websocket(request: web.Request) -> web.WebSocketResponse:
 @ROUTES.post("/v1/responses/input_tokens")
 async def count_input_tokens(request: web.Request) -> web.Response:
     """The tokens of a request's prompt."""
-    create = await _decode(request)
+    create = await _decoded(request, decode)
     tokens = await request.app[CORE].count_input_tokens(request.app[SETTINGS].owner, create.params)
     return _json({"object": "response.input_tokens", "input_tokens": tokens}, _warning_headers(create.warnings))
+
+
+@ROUTES.post("/v1/responses/compact")
+async def compact_response(request: web.Request) -> web.Response:
+    """A conversation folded into its user messages and one compaction item."""
+    params, ignored = await _decoded(request, decode_compact)
+    compacted, warnings = await request.app[CORE].compact(request.app[SETTINGS].owner, params)
+    return _json(codec.encode_compacted(compacted), _warning_headers(ignored + warnings))
 
 
 @ROUTES.get("/v1/responses/{response_id}")
@@ -125,11 +140,12 @@ async def ready(request: web.Request) -> web.Response:
     return _json({"status": "ready"})
 
 
-async def _decode(request: web.Request) -> CreateRequest:
+async def _decoded(request: web.Request, decoder: _Decoder[T]) -> T:
+    """The body of ``request``, decoded."""
     body = await request.read()
     content_type = request.headers.get("Content-Type")
     strict = is_strict(request.headers, default=request.app[SETTINGS].strict_fields)
-    return await in_thread_if_large(len(body), decode, body, content_type, strict=strict)
+    return await in_thread_if_large(len(body), decoder, body, content_type, strict=strict)
 
 
 def _encode_model(model: inference_pb2.ModelInfo) -> dict[str, Any]:

@@ -232,6 +232,16 @@ class CreateResponse(Struct):
     top_logprobs: int | None = None
 
 
+class CompactResponse(Struct):
+    """CompactResponseMethodPublicBody of Open Responses 2026-04-24."""
+
+    model: str | None = None
+    input: str | list[Any] | None = None
+    previous_response_id: str | None = None
+    instructions: str | None = None
+    prompt_cache_key: str | None = None
+
+
 ShapeT = TypeVar("ShapeT")
 
 _unknown: ContextVar[list[str] | None] = ContextVar("_unknown", default=None)

@@ -30,6 +30,7 @@ class ResponsesServicer(ResponsesServiceServicer):
 
     async def CreateResponse(self, request: pb.CreateResponseRequest, context: Context) -> pb.CreateResponseResponse:
         async with answer_errors(context), self._respond(request.params) as run:
+            _tell(context, run.warnings)
             response = await run.finish()
             if run.error is not None:
                 raise run.error
@@ -39,6 +40,7 @@ class ResponsesServicer(ResponsesServiceServicer):
         self, request: pb.StreamResponseRequest, context: Context
     ) -> None:
         async with answer_errors(context), self._respond(request.params) as run:
+            _tell(context, run.warnings)
             finishing = asyncio.create_task(run.finish())
             try:
                 await _send_events(run, context, self._slow_reader_timeout_s)
@@ -56,6 +58,19 @@ class ResponsesServicer(ResponsesServiceServicer):
             await self._core.delete(self._owner, request.response_id)
             return pb.DeleteResponseResponse()
 
+    async def CountInputTokens(
+        self, request: pb.CountInputTokensRequest, context: Context
+    ) -> pb.CountInputTokensResponse:
+        async with answer_errors(context):
+            tokens = await self._core.count_input_tokens(self._owner, request.params)
+            return pb.CountInputTokensResponse(input_tokens=tokens)
+
+    async def CompactResponse(self, request: pb.CompactResponseRequest, context: Context) -> pb.CompactResponseResponse:
+        async with answer_errors(context):
+            compacted, warnings = await self._core.compact(self._owner, request.params)
+            _tell(context, warnings)
+            return pb.CompactResponseResponse(compacted=compacted)
+
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         models = self._core.models()
         return pb.ListModelsResponse(
@@ -64,6 +79,12 @@ class ResponsesServicer(ResponsesServiceServicer):
 
     def _respond(self, params: response_pb2.ResponseParams) -> AbstractAsyncContextManager[ResponseRun]:
         return self._core.respond(self._owner, params, request_id=f"req_{secrets.token_hex(16)}")
+
+
+def _tell(context: Context, warnings: list[str]) -> None:
+    """What was asked for and is not done, in the trailing metadata."""
+    if warnings:
+        context.set_trailing_metadata((("x-antiphon-warning", "; ".join(warnings)),))
 
 
 class _Waker:

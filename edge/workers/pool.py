@@ -83,15 +83,15 @@ class WorkerPool:
         limit = self._load_factor * (1 + sum(worker.load for worker in ready)) / len(ready)
         return next((worker for worker in ranked if worker.load <= limit), ranked[0])
 
-    async def capabilities(self, model: str) -> pb.Capabilities:
-        """What the engine of ``model`` can do; waits for a worker if there is none.
+    async def info(self, model: str) -> pb.ModelInfo:
+        """What is known of ``model``; waits for a worker if there is none.
 
         Raises:
             ApiError: as ``choose``.
         """
         worker = await self.choose(model, "")
         assert worker.model is not None  # it is ready
-        return worker.model.capabilities
+        return worker.model
 
     def _ready(self, model: str) -> list[WorkerConnection]:
         """Ready workers of ``model``.

@@ -173,7 +173,7 @@ async def test_a_failure_in_the_middle_ends_the_turn_and_not_the_socket(socket: 
 
 
 async def test_too_many_waiting_turns_are_refused(socket: Socket) -> None:
-    await socket.send(model=MODEL, input="script:\nwait 1\nsay a")
+    await socket.send(model=MODEL, input="script:\nwait 1000\nsay a")
     assert (await socket.next_event())["type"] == "response.created"  # it runs: nothing waits
     for _ in range(33):
         await socket.send(model=MODEL, input=HELLO)

@@ -289,7 +289,6 @@ def test_an_output_must_answer_a_call_before_it() -> None:
             "input[0].content[0]",
         ),
         ({"input": [user(ContentPart(raw=RawPart(type="input_audio", json=b"{}")))]}, "input[0].content[0]"),
-        ({"input": [Item(compaction=Compaction(encrypted_content="AA"))]}, "input[0]"),
         ({"input": [Item(raw=RawItem(type="mcp_call", json=b"{}"))]}, "input[0]"),
     ],
 )
