@@ -14,7 +14,9 @@ Deltas, the hot path, are plain tuples; the door that sends an event renders it.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from antiphon.inference.v1.inference_pb2 import PartKind
+import msgspec
+
+from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.responses.v1 import content_pb2, error_pb2, event_pb2, item_pb2, response_pb2
 from store.ids import ItemKind
 
@@ -38,15 +40,15 @@ _TERMINAL_EVENTS: Final = {
 class Part(NamedTuple):
     """Where deltas belong: one content part, summary part, or the arguments of one call."""
 
-    kind: PartKind.ValueType
+    kind: pb.PartKind.ValueType
     item_id: str
     output_index: int
     part_index: int
     """``content_index`` or ``summary_index``; 0 for arguments."""
 
 
-class Delta(NamedTuple):
-    """Text appended to a part."""
+class Delta(msgspec.Struct, frozen=True, gc=False):
+    """Text appended to a part. Part of no cycle, and so many that the garbage collector must not look at them."""
 
     sequence_number: int
     part: Part
@@ -86,6 +88,12 @@ class ResponseEvents:
     ) -> None:
         self.log: list[Event] = []
         self.response = response
+        self.token_ids: list[int] = []
+        """All that the model generated so far, markup included."""
+        self.is_open = False
+        """The client has been told that the response exists."""
+        self.is_ended = False
+        """The terminal event is in the log."""
         self._new_item_id = new_item_id
         self._new_call_id = new_call_id
         self._complete_item = complete_item
@@ -93,28 +101,18 @@ class ResponseEvents:
         self._item: item_pb2.Item | None = None
         self._part: Part | None = None
         self._texts: list[str] = []
-        self._token_ids: list[int] = []
+        self._part_start = 0  # in token_ids
         self._logprobs: list[content_pb2.Logprob] = []
-        self._is_ended = False
-
-    @property
-    def is_open(self) -> bool:
-        """The client has been told that the response exists."""
-        return bool(self.log)
 
     @property
     def has_output(self) -> bool:
         """At least one item was begun."""
         return self._item is not None or bool(self._closed_items)
 
-    @property
-    def is_ended(self) -> bool:
-        """The terminal event is in the log."""
-        return self._is_ended
-
     def open(self, status: response_pb2.ResponseStatus.ValueType) -> None:
         """Emit ``created`` and then ``queued`` or ``in_progress``, as ``status`` says."""
         assert not self.is_open
+        self.is_open = True
         self._set_status(status)
         self._snapshot("created")
         self.progress(status)
@@ -126,7 +124,7 @@ class ResponseEvents:
         self._set_status(status)
         self._snapshot("queued" if status == QUEUED else "in_progress")
 
-    def part_started(self, kind: PartKind.ValueType, name: str = "") -> None:
+    def part_started(self, kind: pb.PartKind.ValueType, name: str = "") -> None:
         """Begin a part, and with it an item unless it belongs to the open one.
 
         Args:
@@ -136,21 +134,21 @@ class ResponseEvents:
         assert self.is_open
         self.part_ended()
         match kind:
-            case PartKind.PART_KIND_TEXT | PartKind.PART_KIND_REFUSAL:
+            case pb.PART_KIND_TEXT | pb.PART_KIND_REFUSAL:
                 if self._item is None or not self._item.HasField("message"):
                     message = item_pb2.Message(role=item_pb2.ROLE_ASSISTANT)
                     self._open_item(item_pb2.Item(id=self._new_item_id(ItemKind.MESSAGE), message=message))
                 assert self._item is not None
                 self._open_part(kind, len(self._item.message.content))
-            case PartKind.PART_KIND_REASONING | PartKind.PART_KIND_REASONING_SUMMARY:
+            case pb.PART_KIND_REASONING | pb.PART_KIND_REASONING_SUMMARY:
                 if self._item is None or not self._item.HasField("reasoning"):
                     reasoning = item_pb2.Reasoning()
                     self._open_item(item_pb2.Item(id=self._new_item_id(ItemKind.REASONING), reasoning=reasoning))
                 assert self._item is not None
                 parts = self._item.reasoning
-                is_summary = kind == PartKind.PART_KIND_REASONING_SUMMARY
+                is_summary = kind == pb.PART_KIND_REASONING_SUMMARY
                 self._open_part(kind, len(parts.summary if is_summary else parts.content))
-            case PartKind.PART_KIND_FUNCTION_CALL:
+            case pb.PART_KIND_FUNCTION_CALL:
                 call = item_pb2.FunctionCall(call_id=self._new_call_id(), name=name)
                 self._open_item(item_pb2.Item(id=self._new_item_id(ItemKind.FUNCTION_CALL), function_call=call))
                 self._open_part(kind, 0)
@@ -159,11 +157,11 @@ class ResponseEvents:
 
     def delta(self, text: str, token_ids: Iterable[int], logprobs: Sequence[content_pb2.Logprob] = ()) -> None:
         """Append to the open part. Without text only the token ids and log probabilities are kept."""
+        self.token_ids += token_ids
         part = self._part
         if part is None:  # tokens of markup between two parts
             assert not text
             return
-        self._token_ids.extend(token_ids)
         if logprobs:
             self._logprobs.extend(logprobs)
         if text or logprobs:
@@ -178,13 +176,13 @@ class ResponseEvents:
         assert item is not None
         self._part = None
         text = "".join(self._texts)
-        whole = _content_part(part.kind, text, self._token_ids, self._logprobs)
+        whole = _content_part(part.kind, text, self.token_ids[self._part_start :], self._logprobs)
         match part.kind:
-            case PartKind.PART_KIND_FUNCTION_CALL:
+            case pb.PART_KIND_FUNCTION_CALL:
                 item.function_call.arguments = text
                 done = event_pb2.ArgumentsDone(item_id=part.item_id, output_index=part.output_index, arguments=text)
                 self._emit(event_pb2.ResponseEvent(function_call_arguments_done=done))
-            case PartKind.PART_KIND_REASONING_SUMMARY:
+            case pb.PART_KIND_REASONING_SUMMARY:
                 item.reasoning.summary.append(whole)
                 summary_done = event_pb2.SummaryDone(
                     item_id=part.item_id, output_index=part.output_index, summary_index=part.part_index, text=text
@@ -202,10 +200,10 @@ class ResponseEvents:
                     text=text,
                     logprobs=self._logprobs,
                 )
-                if kind == PartKind.PART_KIND_TEXT:
+                if kind == pb.PART_KIND_TEXT:
                     item.message.content.append(whole)
                     self._emit(event_pb2.ResponseEvent(output_text_done=content_done))
-                elif kind == PartKind.PART_KIND_REFUSAL:
+                elif kind == pb.PART_KIND_REFUSAL:
                     item.message.content.append(whole)
                     self._emit(event_pb2.ResponseEvent(refusal_done=content_done))
                 else:
@@ -238,9 +236,9 @@ class ResponseEvents:
             error: With FAILED.
         """
         assert status in TERMINAL_STATUSES
-        assert not self._is_ended
+        assert not self.is_ended
         if status == COMPLETED and not self.has_output:
-            self.part_started(PartKind.PART_KIND_TEXT)
+            self.part_started(pb.PART_KIND_TEXT)
         is_whole = status == COMPLETED
         self.part_ended()
         self._close_item(item_pb2.ITEM_STATUS_COMPLETED if is_whole else item_pb2.ITEM_STATUS_INCOMPLETE)
@@ -262,12 +260,12 @@ class ResponseEvents:
 
     def end(self, error: error_pb2.Error | None = None) -> None:
         """Emit the one terminal event, after an ``error`` event if ``error`` says why it failed."""
-        assert not self._is_ended
+        assert not self.is_ended
         assert self.response.status in TERMINAL_STATUSES
         if error is not None:
             self._emit(event_pb2.ResponseEvent(error=error))
         self._snapshot(_TERMINAL_EVENTS[self.response.status])
-        self._is_ended = True
+        self.is_ended = True
 
     def _set_status(self, status: response_pb2.ResponseStatus.ValueType) -> None:
         if self.response.status != status:
@@ -294,18 +292,18 @@ class ResponseEvents:
         self._closed_items.append(item)
         self._emit(event_pb2.ResponseEvent(output_item_done=done))
 
-    def _open_part(self, kind: PartKind.ValueType, index: int) -> None:
+    def _open_part(self, kind: pb.PartKind.ValueType, index: int) -> None:
         assert self._item is not None
         part = Part(kind, self._item.id, len(self._closed_items), index)
         self._part = part
-        self._texts, self._token_ids, self._logprobs = [], [], []
+        self._texts, self._part_start, self._logprobs = [], len(self.token_ids), []
         empty = _content_part(kind, "", (), ())
-        if kind == PartKind.PART_KIND_REASONING_SUMMARY:
+        if kind == pb.PART_KIND_REASONING_SUMMARY:
             added = event_pb2.SummaryPartEvent(
                 item_id=part.item_id, output_index=part.output_index, summary_index=index, part=empty
             )
             self._emit(event_pb2.ResponseEvent(reasoning_summary_part_added=added))
-        elif kind != PartKind.PART_KIND_FUNCTION_CALL:
+        elif kind != pb.PART_KIND_FUNCTION_CALL:
             content = event_pb2.ContentPartEvent(
                 item_id=part.item_id, output_index=part.output_index, content_index=index, part=empty
             )
@@ -327,10 +325,10 @@ def to_message(event: Event) -> event_pb2.ResponseEvent:
             getattr(message, name).response.CopyFrom(response)
             return message
         case Delta(sequence_number, part, text, logprobs):
-            if part.kind == PartKind.PART_KIND_FUNCTION_CALL:
+            if part.kind == pb.PART_KIND_FUNCTION_CALL:
                 arguments = event_pb2.ArgumentsDelta(item_id=part.item_id, output_index=part.output_index, delta=text)
                 return event_pb2.ResponseEvent(sequence_number=sequence_number, function_call_arguments_delta=arguments)
-            if part.kind == PartKind.PART_KIND_REASONING_SUMMARY:
+            if part.kind == pb.PART_KIND_REASONING_SUMMARY:
                 summary = event_pb2.SummaryDelta(
                     item_id=part.item_id, output_index=part.output_index, summary_index=part.part_index, delta=text
                 )
@@ -350,24 +348,24 @@ def to_message(event: Event) -> event_pb2.ResponseEvent:
 
 
 _CONTENT_DELTA_FIELDS: Final = {
-    PartKind.PART_KIND_TEXT: "output_text_delta",
-    PartKind.PART_KIND_REFUSAL: "refusal_delta",
-    PartKind.PART_KIND_REASONING: "reasoning_delta",
+    pb.PART_KIND_TEXT: "output_text_delta",
+    pb.PART_KIND_REFUSAL: "refusal_delta",
+    pb.PART_KIND_REASONING: "reasoning_delta",
 }
 
 
 def _content_part(
-    kind: PartKind.ValueType, text: str, token_ids: Sequence[int], logprobs: Sequence[content_pb2.Logprob]
+    kind: pb.PartKind.ValueType, text: str, token_ids: Sequence[int], logprobs: Sequence[content_pb2.Logprob]
 ) -> content_pb2.ContentPart:
     match kind:
-        case PartKind.PART_KIND_TEXT:
+        case pb.PART_KIND_TEXT:
             output_text = content_pb2.OutputText(text=text, token_ids=token_ids, logprobs=logprobs)
             return content_pb2.ContentPart(output_text=output_text)
-        case PartKind.PART_KIND_REFUSAL:
+        case pb.PART_KIND_REFUSAL:
             return content_pb2.ContentPart(refusal=content_pb2.Refusal(refusal=text))
-        case PartKind.PART_KIND_REASONING:
+        case pb.PART_KIND_REASONING:
             return content_pb2.ContentPart(reasoning_text=content_pb2.ReasoningText(text=text, token_ids=token_ids))
-        case PartKind.PART_KIND_REASONING_SUMMARY:
+        case pb.PART_KIND_REASONING_SUMMARY:
             return content_pb2.ContentPart(summary_text=content_pb2.SummaryText(text=text))
         case _:
             return content_pb2.ContentPart()

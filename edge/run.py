@@ -80,7 +80,6 @@ class ResponseRun:
         self._heartbeat_interval_s = heartbeat_interval_s
         self._timeout_s = timeout_s
         self._readers: list[Reader] = []
-        self._token_ids: list[int] = []
         self._worker: WorkerConnection | None = None
         self._slot = 0
         self._lost: list[WorkerConnection] = []
@@ -169,14 +168,13 @@ class ResponseRun:
 
     def part_started(self, kind: pb.PartKind.ValueType, name: str) -> None:
         self._open()
-        if kind == pb.PartKind.PART_KIND_REASONING_SUMMARY:
+        if kind == pb.PART_KIND_REASONING_SUMMARY:
             self._request.reasoning.ClearField("summary")  # a successor of this worker must not begin it again
         self.events.part_started(kind, name)
 
     def delta(self, text: str, token_ids: Sequence[int], logprobs: Sequence[content_pb2.Logprob]) -> None:
         if self.first_delta_at is None:
             self.first_delta_at = time.monotonic()
-        self._token_ids.extend(token_ids)
         self.events.delta(text, token_ids, logprobs)
 
     def part_ended(self) -> None:
@@ -208,7 +206,7 @@ class ResponseRun:
         self._changed.set()
 
     def flush(self) -> None:
-        if self._is_accepted and self._worker is not None:
+        if not self.events.is_open and self._is_accepted and self._worker is not None:
             self._open()
         self._wake()
 
@@ -249,10 +247,11 @@ class ResponseRun:
         if worker in self._refused:  # all others refused as well
             raise self._refused[worker]
         if self._lost:
-            log.warning("generation reissued", extra={"response_id": self.response.id, "tokens": len(self._token_ids)})
+            tokens = len(self.events.token_ids)
+            log.warning("generation reissued", extra={"response_id": self.response.id, "tokens": tokens})
         assert worker.stream is not None  # it was ready, and nothing was awaited since
         del self._request.resume_token_ids[:]
-        self._request.resume_token_ids.extend(self._token_ids)
+        self._request.resume_token_ids.extend(self.events.token_ids)
         self._needs_worker = False
         self._worker, self._slot = worker, worker.stream.start(self._request, self)
 

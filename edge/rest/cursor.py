@@ -68,9 +68,10 @@ class EventCursor(ABC):
         log = self._events.log
         events = log[self._cursor :]
         self._cursor = len(log)
-        if self._events.is_ended:
+        is_end = self._events.is_ended
+        if is_end:
             self._sent.set()
-        return self._pack(events, is_end=self._events.is_ended)
+        return self._pack(events, is_end=is_end)
 
     def _write_or_wait(self) -> None:
         self._poll = None

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from antiphon.inference.v1.inference_pb2 import PartKind
+from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.responses.v1 import response_pb2
 from edge import codec
 from edge.codec.content import encode_logprobs
@@ -22,11 +22,11 @@ _PADDING: Final = secrets.token_urlsafe(4096)
 _PADDING_STARTS: Final = len(_PADDING) - _PADDING_STEP
 
 _DELTA_TYPES: Final = {
-    PartKind.PART_KIND_TEXT: "response.output_text.delta",
-    PartKind.PART_KIND_REFUSAL: "response.refusal.delta",
-    PartKind.PART_KIND_REASONING: "response.reasoning.delta",
-    PartKind.PART_KIND_REASONING_SUMMARY: "response.reasoning_summary_text.delta",
-    PartKind.PART_KIND_FUNCTION_CALL: "response.function_call_arguments.delta",
+    pb.PART_KIND_TEXT: "response.output_text.delta",
+    pb.PART_KIND_REFUSAL: "response.refusal.delta",
+    pb.PART_KIND_REASONING: "response.reasoning.delta",
+    pb.PART_KIND_REASONING_SUMMARY: "response.reasoning_summary_text.delta",
+    pb.PART_KIND_FUNCTION_CALL: "response.function_call_arguments.delta",
 }
 
 
@@ -60,7 +60,8 @@ class EventRenderer:
         if created_extra:
             self._created_end = f",{msgspec.json.encode(created_extra).decode()[1:]}{tail}"
         self._part: Part | None = None
-        self._part_head = self._part_middle = ""
+        self._part_head = self._part_middle = self._part_end = ""
+        self._is_padded = False
         self._response: response_pb2.Response | None = None
         self._response_json = b""
 
@@ -76,12 +77,11 @@ class EventRenderer:
         part = event.part
         if part is not self._part:
             self._open(part)
-        text = event.text
-        end = self._end
-        if part.kind == PartKind.PART_KIND_TEXT:
-            logprobs = msgspec.json.encode(encode_logprobs(event.logprobs)).decode() if event.logprobs else "[]"
-            end = f',"logprobs":{logprobs}{end}'
-        if self._is_obfuscated and part.kind != PartKind.PART_KIND_REFUSAL:
+        text, end = event.text, self._part_end
+        if event.logprobs and part.kind == pb.PART_KIND_TEXT:
+            logprobs = msgspec.json.encode(encode_logprobs(event.logprobs)).decode()
+            end = f',"logprobs":{logprobs}{self._end}'
+        if self._is_padded:
             start = event.sequence_number * 37 % _PADDING_STARTS
             padding = _PADDING[start : start + _PADDING_STEP - len(text) % _PADDING_STEP]
             end = f',"obfuscation":"{padding}"{end}'
@@ -92,11 +92,13 @@ class EventRenderer:
         self._part = part
         self._part_head = f'{self._head(event_type)}{{"type":"{event_type}","sequence_number":'
         middle = f',"item_id":"{part.item_id}","output_index":{part.output_index}'
-        if part.kind == PartKind.PART_KIND_REASONING_SUMMARY:
+        if part.kind == pb.PART_KIND_REASONING_SUMMARY:
             middle += f',"summary_index":{part.part_index}'
-        elif part.kind != PartKind.PART_KIND_FUNCTION_CALL:
+        elif part.kind != pb.PART_KIND_FUNCTION_CALL:
             middle += f',"content_index":{part.part_index}'
         self._part_middle = middle + ',"delta":'
+        self._part_end = f',"logprobs":[]{self._end}' if part.kind == pb.PART_KIND_TEXT else self._end
+        self._is_padded = self._is_obfuscated and part.kind != pb.PART_KIND_REFUSAL
 
     def _snapshot(self, event: Snapshot) -> bytes:
         if event.response is not self._response:

@@ -7,7 +7,8 @@ and reach their sinks by plain calls: no task, queue or future per token.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, islice
 from typing import Protocol
 
 import grpc
@@ -178,35 +179,35 @@ class WorkerStream:
         raise WorkerSilent
 
     def _dispatch(self, frame: pb.AttachResponse) -> None:
-        slots, texts, counts = list(frame.slots), list(frame.texts), list(frame.token_counts)
-        token_ids = list(frame.token_ids)
         touched: dict[int, Sink] = {}
-        row = offset = 0
+        ends = list(accumulate(frame.token_counts))
+        rows = zip(list(frame.slots), list(frame.texts), [0, *ends], ends, strict=False)
+        token_ids = list(frame.token_ids)
+        row = 0
         for event in frame.events:
-            while row < event.row:
-                end = offset + counts[row]
-                self._deliver(slots[row], texts[row], token_ids[offset:end], touched)
-                row, offset = row + 1, end
+            self._deliver(islice(rows, event.row - row), token_ids, touched)
+            row = event.row
             self._deliver_event(event, touched)
-        while row < len(slots):
-            end = offset + counts[row]
-            self._deliver(slots[row], texts[row], token_ids[offset:end], touched)
-            row, offset = row + 1, end
+        self._deliver(rows, token_ids, touched)
         for slot, sink in touched.items():
             try:
                 sink.flush()
             except Exception:
                 self._drop(slot, sink)
 
-    def _deliver(self, slot: int, text: str, token_ids: list[int], touched: dict[int, Sink]) -> None:
-        sink = self._sinks.get(slot)
-        if sink is None:  # cancelled while the frame was on its way
-            return
-        touched[slot] = sink
-        try:
-            sink.delta(text, token_ids, ())
-        except Exception:
-            self._drop(slot, sink)
+    def _deliver(
+        self, rows: Iterable[tuple[int, str, int, int]], token_ids: list[int], touched: dict[int, Sink]
+    ) -> None:
+        """Give each of ``rows`` (slot, text, start and end of its token ids) to its sink."""
+        for slot, text, start, end in rows:
+            sink = self._sinks.get(slot)
+            if sink is None:  # cancelled while the frame was on its way
+                continue
+            touched[slot] = sink
+            try:
+                sink.delta(text, token_ids[start:end], ())
+            except Exception:
+                self._drop(slot, sink)
 
     def _deliver_event(self, event: pb.SlotEvent, touched: dict[int, Sink]) -> None:
         slot = event.slot
