@@ -84,16 +84,12 @@ class Preparer:
         shown = await self._media.resolve(before.items, own.items, capabilities)
         revealed = reveal(shown.items, len(before.items), self._sealer, owner=owner)
         foreign = [f"input[{index}].encrypted_content" for index in own.foreign]
-        warnings = [*shown.warnings, *foreign, *revealed.warnings, *self._unheeded(params)]
+        warnings = [*shown.warnings, *foreign, *revealed.warnings, *await self._unheeded(params)]
         return Prepared(context, revealed.items, revealed.kept, warnings)
 
-    def _unheeded(self, params: response_pb2.ResponseParams) -> list[str]:
+    async def _unheeded(self, params: response_pb2.ResponseParams) -> list[str]:
         """What ``params`` ask for that the model takes, and that changes nothing about its answer."""
-        if any(model.id == params.model and not model.capabilities.reasoning for model in self._pool.models()):
-            is_thought_wanted = params.reasoning.effort not in _NO_EFFORTS
-            return [
-                f"reasoning.{name}"
-                for name, is_given in (("effort", is_thought_wanted), ("summary", bool(params.reasoning.summary)))
-                if is_given
-            ]
-        return []
+        wanted = {"effort": params.reasoning.effort not in _NO_EFFORTS, "summary": bool(params.reasoning.summary)}
+        if not any(wanted.values()) or (await self._pool.info(params.model)).capabilities.reasoning:
+            return []
+        return [f"reasoning.{name}" for name, is_wanted in wanted.items() if is_wanted]
