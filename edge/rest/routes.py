@@ -9,6 +9,7 @@ from antiphon.errors import ApiError
 from antiphon.inference.v1 import inference_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge import codec
+from edge.capabilities import encode_capabilities
 from edge.core import Core
 from edge.rest.body import decode, decode_compact, is_strict
 from edge.rest.offload import in_thread_if_large
@@ -125,6 +126,13 @@ async def list_models(request: web.Request) -> web.Response:
 async def get_model(request: web.Request) -> web.Response:
     """One model; its name may hold slashes."""
     return _json(_encode_model(request.app[CORE].model(request.match_info["model"])))
+
+
+@ROUTES.get("/v1/capabilities")
+async def get_capabilities(request: web.Request) -> web.Response:
+    """What becomes of every field of a request, on this server and with each model."""
+    is_strict_here = request.app[SETTINGS].strict_fields
+    return _json(encode_capabilities(request.app[CORE].models(), is_strict=is_strict_here))
 
 
 @ROUTES.get("/healthz")
