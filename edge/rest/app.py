@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestPayloadError
 
 from antiphon.errors import ApiError
 from antiphon.responses.v1.error_pb2 import ErrorReason
@@ -43,6 +45,7 @@ def create_runner(app: web.Application, settings: EdgeSettings) -> web.AppRunner
         app,
         handler_cancellation=True,
         access_log=None,
+        logger=_server_log(),
         handle_signals=False,
         shutdown_timeout=settings.drain_timeout_s,
         max_line_size=_MAX_HEADER_BYTES,
@@ -52,12 +55,15 @@ def create_runner(app: web.Application, settings: EdgeSettings) -> web.AppRunner
 
 @web.middleware
 async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    request[routes.REQUEST_ID] = f"req_{secrets.token_hex(16)}"
+    request[routes.REQUEST_ID] = _new_request_id()
     try:
         check_origin(request, request.app[_ALLOWED_ORIGINS])
         return await handler(request)
     except ApiError as error:
         return _error_response(error)
+    except RequestPayloadError:
+        message = "The request body does not match its headers: see Content-Length and Content-Encoding."
+        return _error_response(ApiError(ErrorReason.ERROR_REASON_INVALID_VALUE, message))
     except web.HTTPRequestEntityTooLarge:
         message = f"The request body is larger than {request.app[routes.SETTINGS].max_body_bytes} bytes."
         return _error_response(ApiError(ErrorReason.ERROR_REASON_REQUEST_TOO_LARGE, message))
@@ -85,7 +91,23 @@ def _error_response(error: ApiError) -> web.Response:
 
 
 async def _add_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["x-request-id"] = request[routes.REQUEST_ID]
+    response.headers["x-request-id"] = request.get(routes.REQUEST_ID) or _new_request_id()
+
+
+def _new_request_id() -> str:
+    return f"req_{secrets.token_hex(16)}"
+
+
+def _server_log() -> logging.Logger:
+    """aiohttp's own log, without what clients did wrong: those lines quote them."""
+    server_log = logging.getLogger("aiohttp.server")
+    server_log.addFilter(_is_no_client_fault)
+    return server_log
+
+
+def _is_no_client_fault(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, (HttpProcessingError, RequestPayloadError, web.HTTPException))
 
 
 async def _leave_connections(app: web.Application) -> None:

@@ -301,6 +301,23 @@ async def test_bad_values_are_named(
         assert param in {None, error["param"]}, error
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Encoding": "gzip"},
+        {"Expect": "nonsense"},
+        {"Content-Type": "application/json; charset=utf-16"},
+    ],
+)
+async def test_headers_that_do_not_fit_are_a_client_error(client: Client, headers: dict[str, str]) -> None:
+    sent = {"Content-Type": "application/json"} | headers
+    async with client.session.post(
+        "/v1/responses", data=b'{"model": "x"}', headers=sent, skip_auto_headers=["Expect"]
+    ) as response:
+        assert response.status in {400, 415, 417}
+        assert response.headers["x-request-id"].startswith("req_")
+
+
 async def test_other_content_types_are_refused(client: Client) -> None:
     answer = await client.call("POST", "/v1/responses", data=b"<x/>", headers={"Content-Type": "application/xml"})
     assert (answer.status, answer.body["error"]["code"]) == (415, "unsupported_media_type")
