@@ -63,8 +63,7 @@ class Compactor:
         prepared = await self._preparer.prepare(owner, params)
         conversation = prepared.context.items()
         pinned = [shown for shown, index in enumerate(prepared.kept) if conversation[index].HasField("compaction")]
-        previous = ids.parse_response_id(params.previous_response_id)
-        response_id = ids.new_response_id(previous)
+        response_id = ids.new_response_id(ids.parse_response_id(params.previous_response_id))
         window = (await self._pool.info(params.model)).context_window
         asked = with_defaults(summary_params(params, max_tokens=min(_MAX_SUMMARY_TOKENS, window // _WINDOW_SHARE)))
 
@@ -72,7 +71,7 @@ class Compactor:
             items = summary_request(prepared.items, pinned, dropped)
             return generate_request(asked, items, request_id=str(response_id), cache_salt=owner)
 
-        key = routing_key(params, previous.tag if previous else None)
+        key = routing_key(params, conversation)
         with prepared.own_places():
             dropped = await self._first_that_fits(prepared, request, key, window - asked.max_output_tokens)
             response = await self._generate(request(dropped), key)

@@ -20,7 +20,7 @@ from edge.events import ResponseEvents
 from edge.media.resolve import MediaResolver
 from edge.preparation import Prepared, Preparer
 from edge.request import generate_request, routing_key
-from edge.run import ResponseRun
+from edge.run import ResponseRun, WarmUpRun
 from edge.sealed_reasoning import seal_reasoning, wants_sealed_reasoning
 from edge.sealing import Sealer, parse_keys
 from edge.settings import EdgeSettings
@@ -80,6 +80,7 @@ class Core:
         *,
         request_id: str,
         memory: ConnectionMemory | None = None,
+        generate: bool = True,
     ) -> AsyncGenerator[ResponseRun, None]:
         """Open a response that a worker has accepted; leaving before its end aborts it.
 
@@ -88,12 +89,13 @@ class Core:
         Args:
             memory: Of the caller's connection: what it holds can be continued, and a response that ends well and is
                 not stored goes into it.
+            generate: False: only fill the KV cache; the response has no output, and can be continued.
 
         Raises:
             ApiError: the request is invalid, or cannot be served now. Nothing was changed.
         """
         with self._place():
-            run, prepared = await self._open(owner, params, memory)
+            run, prepared = await self._open(owner, params, memory, generate=generate)
             started_at = time.monotonic()
             try:
                 with prepared.own_places():
@@ -115,7 +117,7 @@ class Core:
             validate(params)
             prepared = await self._preparer.prepare(owner, params)
             request = generate_request(with_defaults(params), prepared.items, request_id="", cache_salt=owner)
-            worker = await self._pool.choose(params.model, _routing_key(params))
+            worker = await self._pool.choose(params.model, routing_key(params, prepared.context.items()))
             with prepared.own_places():
                 return await worker.count_tokens(request)
 
@@ -194,7 +196,12 @@ class Core:
                 self._idle.set()
 
     async def _open(
-        self, owner: str, params: response_pb2.ResponseParams, memory: ConnectionMemory | None
+        self,
+        owner: str,
+        params: response_pb2.ResponseParams,
+        memory: ConnectionMemory | None,
+        *,
+        generate: bool,
     ) -> tuple[ResponseRun, Prepared]:
         """A run that has not started, and what it is about."""
         validate(params)
@@ -225,11 +232,16 @@ class Core:
             if is_sealing:
                 seal_reasoning(item, self._sealer, owner=owner)
 
+        request = generate_request(response.params, prepared.items, request_id=response.id, cache_salt=owner)
+        if not generate:
+            request.max_output_tokens = 1
+        events = ResponseEvents(response, new_item_id=item_ids.new, new_call_id=ids.new_call_id, complete_item=complete)
         run = self._run(
-            ResponseEvents(response, new_item_id=item_ids.new, new_call_id=ids.new_call_id, complete_item=complete),
-            generate_request(response.params, prepared.items, request_id=response.id, cache_salt=owner),
-            _routing_key(params),
+            events,
+            request,
+            routing_key(params, context.items()),
             commit,
+            run_type=ResponseRun if generate else WarmUpRun,
         )
         run.warnings.extend(prepared.warnings)
         return run, prepared
@@ -240,11 +252,12 @@ class Core:
         request: pb.GenerateRequest,
         key: str,
         commit: Callable[[response_pb2.Response], Awaitable[None]],
+        run_type: type[ResponseRun] = ResponseRun,
     ) -> ResponseRun:
         async def choose(avoid: Sequence[WorkerConnection]) -> WorkerConnection:
             return await self._pool.choose(request.model, key, avoid=avoid)
 
-        return ResponseRun(
+        return run_type(
             events,
             request,
             choose=choose,
@@ -314,11 +327,6 @@ _KINDS: Final = {
     "reasoning": ids.ItemKind.REASONING,
     "compaction": ids.ItemKind.COMPACTION,
 }
-
-
-def _routing_key(params: response_pb2.ResponseParams) -> str:
-    previous = ids.parse_response_id(params.previous_response_id)
-    return routing_key(params, previous.tag if previous else None)
 
 
 def _not_found(response_id: str) -> ApiError:

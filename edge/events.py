@@ -222,6 +222,7 @@ class ResponseEvents:
         usage: response_pb2.Usage | None = None,
         incomplete_reason: response_pb2.IncompleteReason.ValueType = response_pb2.INCOMPLETE_REASON_UNSPECIFIED,
         error: response_pb2.ResponseError | None = None,
+        may_be_empty: bool = False,
     ) -> response_pb2.Response:
         """End the open part and item and return the final response, to be committed before ``end``.
 
@@ -234,10 +235,11 @@ class ResponseEvents:
             usage: None if the engine's count never came.
             incomplete_reason: With INCOMPLETE.
             error: With FAILED.
+            may_be_empty: A completed response without output stays so.
         """
         assert status in TERMINAL_STATUSES
         assert not self.is_ended
-        if status == COMPLETED and not self.has_output:
+        if status == COMPLETED and not self.has_output and not may_be_empty:
             self.part_started(pb.PART_KIND_TEXT)
         is_whole = status == COMPLETED
         self.part_ended()

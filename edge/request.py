@@ -8,7 +8,8 @@ from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.responses.v1 import item_pb2, response_pb2
 
 _ROUTING_HEAD_BYTES: Final = 4096
-"""So much of a prompt decides which worker gets it, when nothing else does."""
+_ROUTING_HEAD_ITEMS: Final = 8
+"""So many items, and of each so many bytes, decide at most which worker gets a request."""
 
 _VERBOSITY_HINTS: Final = {
     response_pb2.VERBOSITY_LOW: "Answer as briefly as you can.",
@@ -59,18 +60,25 @@ def generate_request(
     return request
 
 
-def routing_key(params: response_pb2.ResponseParams, chain: str | None) -> str:
+def routing_key(params: response_pb2.ResponseParams, items: Sequence[item_pb2.Item]) -> str:
     """Requests with equal keys should meet on one worker, as their prompts begin alike.
 
+    All turns of a conversation have one key, whether it is continued by id or sent anew each time: that of its
+    instructions, its tools and its items up to the first of a user.
+
     Args:
-        chain: What all responses of the chain that is continued share; None for a first response.
+        items: The whole conversation.
     """
-    return params.prompt_cache_key or chain or _head(params)
-
-
-def _head(params: response_pb2.ResponseParams) -> str:
-    """Equal for requests whose prompts begin alike: their instructions, tools and first item."""
-    head = response_pb2.ResponseParams(tools=params.tools, input=params.input[:1])
+    if params.prompt_cache_key:
+        return params.prompt_cache_key
+    head = response_pb2.ResponseParams(tools=params.tools)
     if params.HasField("instructions"):
         head.instructions = params.instructions
-    return hashlib.blake2b(head.SerializeToString(deterministic=True)[:_ROUTING_HEAD_BYTES]).hexdigest()
+    digest = hashlib.blake2b(head.SerializeToString(deterministic=True)[:_ROUTING_HEAD_BYTES], digest_size=16)
+    for item in items[:_ROUTING_HEAD_ITEMS]:
+        kind = item.WhichOneof("kind")
+        assert kind is not None, "validate refuses an item that is of no kind"
+        digest.update(getattr(item, kind).SerializeToString(deterministic=True)[:_ROUTING_HEAD_BYTES])
+        if item.message.role == item_pb2.ROLE_USER:
+            break
+    return digest.hexdigest()

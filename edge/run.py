@@ -123,13 +123,7 @@ class ResponseRun:
         now = int(time.time())
         if self.error is None:
             assert self._finished is not None
-            incomplete_reason = _INCOMPLETE.get(self._finished.stop_reason, response_pb2.INCOMPLETE_REASON_UNSPECIFIED)
-            self.events.close(
-                events.INCOMPLETE if incomplete_reason else events.COMPLETED,
-                at=now,
-                usage=self._finished.usage,
-                incomplete_reason=incomplete_reason,
-            )
+            self._close(self._finished, now)
             self._wake()
             try:
                 await self._commit(self.response)
@@ -140,6 +134,15 @@ class ResponseRun:
         self.events.end(None if self.error is None else to_message(self.error))
         self._wake()
         return self.response
+
+    def _close(self, finished: pb.Finished, now: int) -> None:
+        incomplete_reason = _INCOMPLETE.get(finished.stop_reason, response_pb2.INCOMPLETE_REASON_UNSPECIFIED)
+        self.events.close(
+            events.INCOMPLETE if incomplete_reason else events.COMPLETED,
+            at=now,
+            usage=finished.usage,
+            incomplete_reason=incomplete_reason,
+        )
 
     async def _fail(self, error: ApiError, now: int) -> None:
         usage = self._finished.usage if self._finished is not None else None
@@ -262,3 +265,19 @@ class ResponseRun:
         else:
             for reader in self._readers:
                 reader.keep_alive()
+
+
+class WarmUpRun(ResponseRun):
+    """A run without output: what it generates, one token at most by its request, is only there to fill the KV cache."""
+
+    def part_started(self, kind: pb.PartKind.ValueType, name: str) -> None:
+        """Nothing of it is shown."""
+
+    def delta(self, text: str, token_ids: Sequence[int], logprobs: Sequence[content_pb2.Logprob]) -> None:
+        """Nothing of it is shown."""
+
+    def part_ended(self) -> None:
+        """Nothing of it is shown."""
+
+    def _close(self, finished: pb.Finished, now: int) -> None:
+        self.events.close(events.COMPLETED, at=now, usage=finished.usage, may_be_empty=True)

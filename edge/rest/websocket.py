@@ -26,6 +26,7 @@ from edge.rest.cursor import EventCursor
 from edge.rest.errors import error_object, http_status
 from edge.rest.offload import in_thread_if_large
 from edge.rest.render import EventRenderer
+from edge.rest.schema import invalid_type
 from edge.settings import EdgeSettings
 
 log = logging.getLogger(__name__)
@@ -157,8 +158,9 @@ class WebSocketConnection:
             fields = await _parse(data)
             given = fields.get("previous_response_id")
             previous_id = given if isinstance(given, str) else ""
+            generate = _pop_generate(fields)
             create = await in_thread_if_large(len(data or b""), _decode, fields, strict=self._is_strict)
-            failure = await self._respond(create, request_id)
+            failure = await self._respond(create, request_id, generate=generate)
         except ApiError as error:
             failure = error
             await self._send_error(error)
@@ -169,7 +171,7 @@ class WebSocketConnection:
         if failure is not None:
             self._memory.evict(previous_id)  # a failed continuation makes what it continued unusable, by the rule
 
-    async def _respond(self, create: CreateRequest, request_id: str) -> ApiError | None:
+    async def _respond(self, create: CreateRequest, request_id: str, *, generate: bool) -> ApiError | None:
         """Send a response's events; return why it failed, if it did.
 
         Raises:
@@ -178,7 +180,9 @@ class WebSocketConnection:
         owner, transport = self._settings.owner, self._request.transport
         if transport is None:  # the client has left; the reader ends the connection
             return None
-        async with self._core.respond(owner, create.params, request_id=request_id, memory=self._memory) as run:
+        async with self._core.respond(
+            owner, create.params, request_id=request_id, memory=self._memory, generate=generate
+        ) as run:
             warnings = "; ".join(create.warnings + run.warnings)
             renderer = EventRenderer(
                 is_obfuscated=create.is_obfuscated,
@@ -232,6 +236,14 @@ async def _parse(data: bytes | None) -> dict[str, Any]:
         message = "Binary frames are not supported: send JSON in text frames."
         raise ApiError(ErrorReason.ERROR_REASON_INVALID_VALUE, message)
     return await in_thread_if_large(len(data), parse_object, data, None)
+
+
+def _pop_generate(fields: dict[str, Any]) -> bool:
+    """OpenAI's addition: with `generate: false` a turn only fills the KV cache, for the turn that continues it."""
+    generate = fields.pop("generate", None)
+    if generate is not None and not isinstance(generate, bool):
+        raise invalid_type("generate", "a boolean", generate)
+    return generate is not False
 
 
 def _decode(fields: dict[str, Any], *, strict: bool) -> CreateRequest:

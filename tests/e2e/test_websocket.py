@@ -165,6 +165,17 @@ async def test_an_ignored_field_is_named_in_the_first_event(socket: Socket) -> N
     assert not any("x_antiphon_warning" in event for event in events[1:])
 
 
+@pytest.mark.parametrize("store", [True, False])
+async def test_a_warm_up_has_no_output_and_can_be_continued(socket: Socket, store: bool) -> None:
+    warm = await socket.turn(model=MODEL, input=f"Rules. {'word ' * 500}", store=store, generate=False)
+    assert (warm["status"], warm["output"]) == ("completed", [])
+    final = await socket.turn(model=MODEL, input=HELLO, store=store, previous_response_id=warm["id"])
+    assert output_text(final) == "Hello world."
+    assert final["usage"]["input_tokens_details"]["cached_tokens"] > 400
+    error = await socket.refused(model=MODEL, input=HELLO, generate="no")
+    assert error.error["param"] == "generate"
+
+
 async def test_a_failure_in_the_middle_ends_the_turn_and_not_the_socket(socket: Socket) -> None:
     await socket.send(model=MODEL, input=FAIL)
     events = await socket.events()
