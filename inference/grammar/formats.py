@@ -24,7 +24,7 @@ _LABEL = "[A-Za-z0-9]{1,20}(?:-[A-Za-z0-9]{1,20}){0,2}"
 _ATOM = "[A-Za-z0-9_+-]{1,20}"
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _GROUP = "[0-9a-fA-F]{1,4}"
-_URI_CHAR = "(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})"
+_URI_CHAR = "[A-Za-z0-9._~!$&'()*+,;=:@/?-]"
 
 _PATTERNS: Mapping[str, str] = {
     "date": _DATE,
@@ -40,7 +40,7 @@ _PATTERNS: Mapping[str, str] = {
         + [f"{_GROUP}(?::{_GROUP}){{{n - 1}}}::(?:{_GROUP}(?::{_GROUP}){{0,{6 - n}}})?" for n in range(1, 7)]
         + [f"(?:{_GROUP}:){{7}}:"]
     ),
-    "uri": f"https?://{_LABEL}(?:\\.{_LABEL}){{0,3}}(?::[1-9][0-9]{{0,3}})?(?:/{_URI_CHAR}*(?:#{_URI_CHAR}*)?)?",
+    "uri": f"https?://{_LABEL}(?:\\.{_LABEL}){{0,3}}(?::[1-9][0-9]{{0,3}})?(?:/{_URI_CHAR}{{0,200}})?",
 }
 
 

@@ -104,7 +104,7 @@ class Keywords:
         if "type" not in self.given:
             return None
         given = self.given["type"]
-        names = given if isinstance(given, list) else [given]
+        names = given if isinstance(given, list) and given else [given]
         found: frozenset[str] = frozenset()
         for name in names:
             if not isinstance(name, str) or name not in TYPES:

@@ -5,9 +5,11 @@ is a conjunction; it is multiplied out into alternatives that hold none of these
 type. What is below, such as the schema of a property under two schemas of an object, is again a node.
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeAlias
 from urllib.parse import unquote
 
@@ -23,6 +25,8 @@ MAX_ALTERNATIVES = 300
 """Of one node."""
 _MAX_STEPS = 50_000
 """In the search for a value of one node."""
+_MAX_CPU_S = 5.0
+"""Of one schema: those that are meant to be used take milliseconds."""
 
 _NULL = {"type": "null"}
 
@@ -36,7 +40,7 @@ class Values:
     values: tuple[object, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Numbers:
     """Numbers between limits."""
 
@@ -44,12 +48,13 @@ class Numbers:
     low: Limit | None
     high: Limit | None
 
+    @cached_property
     def automaton(self) -> Automaton:
         """Their spellings."""
         return (compiled_integers if self.only_integers else compiled_decimals)(self.low, self.high)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Strings:
     """Strings of a length in characters; each of ``languages`` must hold them."""
 
@@ -57,12 +62,18 @@ class Strings:
     most: int | None
     languages: tuple[Automaton, ...]
 
+    @cached_property
     def automaton(self) -> Automaton:
         """Their characters."""
         language, *others = self.languages
         for other in others:
             language &= other
-        return language if (self.least, self.most) == (0, None) else language & of_length(self.least, self.most)
+        if language.is_empty:
+            return language
+        shortest, longest = language.lengths()
+        if self.least <= shortest and (self.most is None or (longest is not None and longest <= self.most)):
+            return language
+        return language & of_length(self.least, self.most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +132,7 @@ class Document:
         self._in_exclusion: set[int] = set()
         self._discriminated: dict[tuple[int, str], list[Sub]] = {}
         self._steps = 0
+        self._started = time.thread_time()
         self.root = self.node([Sub(schema, param)], depth=0)
 
     def node(self, subs: Iterable[Sub], *, depth: int) -> Node:
@@ -140,7 +152,7 @@ class Document:
         """The branches of ``node`` that are to be generated; none if no value is valid."""
         self._branches(node)
         self._steps = 0
-        with _complexity_at(node.param):
+        with complexity_at(node.param):
             return [branch for branch in node.narrowed if self._branch_is_inhabited(branch, set())]
 
     def is_inhabited(self, node: Node) -> bool:
@@ -148,8 +160,14 @@ class Document:
         self._steps = 0
         return self._is_inhabited(node, set())
 
+    def check_time(self, param: str) -> None:
+        """To be called now and then."""
+        if time.thread_time() - self._started > _MAX_CPU_S:
+            raise refusal("the schema is too complex", param)
+
     def _branches(self, node: Node) -> list[Branch]:
         if node.branches is None:
+            self.check_time(node.param)
             branches: list[Branch] = []
             for alternative in self._conjunction(node.members, ()):
                 found, narrowed = self._merged(alternative, node)
@@ -221,7 +239,7 @@ class Document:
             return options
         self._in_exclusion.add(identity)
         try:
-            clash = self._clash(options)
+            clash = self._clash(options, keywords.sub)
             if clash is None:
                 return options
             discriminator = keywords.given.get("discriminator")
@@ -232,16 +250,17 @@ class Document:
                     self._discriminated[key] = [
                         Sub({"allOf": [option.schema, required]}, option.param) for option in options
                     ]
-                if self._clash(self._discriminated[key]) is None:
+                if self._clash(self._discriminated[key], keywords.sub) is None:
                     return self._discriminated[key]
             raise refusal(f"some values are valid under both of {clash}, use 'anyOf'", keywords.sub.at("oneOf"))
         finally:
             self._in_exclusion.remove(identity)
 
-    def _clash(self, options: list[Sub]) -> str | None:
+    def _clash(self, options: list[Sub], whole: Sub) -> str | None:
+        """Two of ``options`` under which one value is valid that is valid under the rest of ``whole``, too."""
         for index, option in enumerate(options):
             for other_index, other in enumerate(options[:index]):
-                if self._is_inhabited(self.node([option, other], depth=0), set()):
+                if self._is_inhabited(self.node([option, other, whole], depth=0), set()):
                     return f"oneOf[{other_index}] and oneOf[{index}]"
         return None
 
@@ -331,7 +350,7 @@ class Document:
             if self._steps > _MAX_STEPS:
                 raise refusal("the schema is too complex", node.param)
             above.add(id(node))
-            with _complexity_at(node.param):
+            with complexity_at(node.param):
                 inhabited = any(self._branch_is_inhabited(branch, above) for branch in self._branches(node))
             above.remove(id(node))
             if inhabited or not above:
@@ -346,11 +365,11 @@ class Document:
             case Numbers(low=None) | Numbers(high=None):
                 return True
             case Numbers():
-                return not branch.automaton().is_empty
+                return not branch.automaton.is_empty
             case Strings(languages=()):
                 return branch.most is None or branch.least <= branch.most
             case Strings():
-                return not branch.automaton().is_empty
+                return not branch.automaton.is_empty
             case Arrays():
                 return (branch.most is None or branch.least <= branch.most) and all(
                     self._is_inhabited(element, above) for element in _first_elements(branch)
@@ -421,8 +440,9 @@ def _distinct(values: Iterable[object]) -> list[object]:
 
 
 @contextmanager
-def _complexity_at(param: str) -> Iterator[None]:
+def complexity_at(param: str) -> Iterator[None]:
+    """TooComplexError becomes a refusal of the schema at ``param``."""
     try:
         yield
     except TooComplexError as error:
-        raise refusal("the limits of its strings or numbers are too complex", param) from error
+        raise refusal("its strings or numbers are too complex", param) from error

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-MAX_STATES = 5_000
+MAX_STATES = 10_000
+MAX_TEXT_CHARS = 100_000
+"""Of all texts of one enumeration."""
 _MAX_WORK = 2_000_000
 """Edges looked at while one automaton is made: about two seconds."""
 
@@ -98,6 +100,22 @@ class Automaton:
             else:
                 return False
         return state in self.accepting
+
+    def lengths(self) -> tuple[int, int | None]:
+        """The shortest and the longest text that is accepted; None if there is no longest. It must not be empty."""
+        shortest = 0
+        reached, seen = {0}, {0}
+        while not reached & self.accepting:
+            reached = {edge.target for state in reached for edge in self.edges[state]} - seen
+            seen |= reached
+            shortest += 1
+        longest = 0
+        reached = {0}
+        while reached := {edge.target for state in reached for edge in self.edges[state]}:
+            longest += 1
+            if longest >= len(self.edges):
+                return shortest, None
+        return shortest, longest
 
     def __and__(self, other: "Automaton") -> "Automaton":
         """What both accept."""
@@ -201,7 +219,14 @@ def of_length(least: int, most: int | None) -> Automaton:
 
 
 def of_texts(texts: Iterable[str]) -> Automaton:
-    """The automaton that accepts just ``texts``: a trie."""
+    """The automaton that accepts just ``texts``: a trie.
+
+    Raises:
+        TooComplexError: more than MAX_TEXT_CHARS.
+    """
+    texts = list(texts)
+    if sum(map(len, texts)) > MAX_TEXT_CHARS:
+        raise TooComplexError
     states: list[dict[int, int]] = [{}]
     accepting = set()
     for value in texts:

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, assert_never
 
 from inference.grammar.bodies import MAX_REPEAT, alternatives, char_class, literal, repeated
 from inference.grammar.keywords import refusal
-from inference.grammar.normal import Arrays, Branch, Document, Node, Numbers, Objects, Strings, Values
+from inference.grammar.normal import (
+    Arrays,
+    Branch,
+    Document,
+    Node,
+    Numbers,
+    Objects,
+    Strings,
+    Values,
+    complexity_at,
+)
 from inference.grammar.regular import ANY, ANYTHING, Automaton, Ranges, common, compiled, of_texts, union
 
 if TYPE_CHECKING:
@@ -14,6 +24,9 @@ if TYPE_CHECKING:
 
 _FEW = 4
 """Alternatives that are written one by one; more become an automaton, so that an engine follows one of them only."""
+
+_MAX_COUNTED = 20_000
+"""Properties that an object names, times those that are counted."""
 
 _ESCAPED: Ranges = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
 _RAW: Ranges = union([(0x20, 0x21), (0x23, 0x5B), (0x5D, 0xD7FF), (0xE000, 0x10FFFF)])
@@ -38,7 +51,9 @@ class SchemaRules:
         name = self._rule(root)
         while self._waiting:
             node = self._waiting.pop()
-            bodies = [self._body(branch, node) for branch in self._document.branches(node)]
+            self._document.check_time(node.param)
+            with complexity_at(node.param):
+                bodies = [self._body(branch, node) for branch in self._document.branches(node)]
             self._grammar.define(self._names[id(node)], " | ".join(bodies))
         return name
 
@@ -57,14 +72,14 @@ class SchemaRules:
             case Numbers(low=None, high=None):
                 return self._grammar.json_integer() if branch.only_integers else self._grammar.json_number()
             case Numbers():
-                return self._automaton("number", branch.automaton(), _plain)
+                return self._automaton("number", branch.automaton, _plain)
             case Strings(least=0, most=None, languages=()):
                 return self._grammar.json_string()
             case Strings(languages=()):
                 chars = self._grammar.repeat(self._grammar.json_char(), branch.least, branch.most)
                 return rf'"\"" {chars} "\""'
             case Strings():
-                return self._string(branch.automaton())
+                return self._string(branch.automaton)
             case Arrays():
                 return self._array(branch)
             case Objects():
@@ -136,8 +151,11 @@ class SchemaRules:
             if is_open
             else None
         )
-        cap = max(1, branch.least) if branch.most is None else max(1, branch.least, branch.most)
-        tails = [self._other_pairs(branch, pair, count) for count in range(min(len(fields), cap) + 1)]
+        cap = min(len(fields), max(1, branch.least, branch.most or 0))
+        """Up to so many properties are counted."""
+        if cap * len(fields) > _MAX_COUNTED:
+            raise refusal("there are too many properties to be counted", node.param)
+        tails = [self._other_pairs(branch, pair, count) for count in range(cap + 1)]
         for index, (name, value) in reversed(list(enumerate(fields.items()))):
             field = f"{literal(_json_text(name) + ':')} {ws} {value}"
             is_required = name in branch.required

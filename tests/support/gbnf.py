@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 
@@ -58,7 +58,6 @@ class Gbnf:
             raise GbnfError("no root")
         for group in self.rules.values():
             self._check(group)
-        self._heights = self._find_heights()
         self._expanded = lru_cache(100_000)(self._expand)
 
     def matches(self, text: str) -> bool:
@@ -144,14 +143,15 @@ class Gbnf:
                         waiting.append((item, (left, rest)))
         return tuple(found), may_end
 
-    def _find_heights(self) -> dict[str, int]:
+    @cached_property
+    def _heights(self) -> dict[str, int]:
         """For each rule, how deep the smallest text of it is nested."""
         heights = dict.fromkeys(self.rules, _ENDLESS)
-        self._heights = heights
+        self.__dict__["_heights"] = heights  # what is known so far
         changed = True
         while changed:
             changed = False
-            for name, group in self.rules.items():
+            for name, group in reversed(self.rules.items()):
                 height = 1 + min(map(self._height, group.options))
                 if height < heights[name]:
                     heights[name] = height
