@@ -15,6 +15,7 @@ from inference.output import Delta, Output, OutputEvent
 from inference.params import TokenLimit
 from inference.parsing.base import OutputParser, ParserEvent, PartEnded, PartStarted, TextDelta
 from inference.parsing.plain import PlainParser
+from inference.parsing.thinking import ThinkingMarks, ThinkingParser
 from tests.support.tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
@@ -242,6 +243,54 @@ def test_log_probabilities_come_with_the_text_of_their_tokens() -> None:
     assert logprobs == [[b"a"], [], [bytes([first]), bytes([second])], [], []]
     [delta] = [event for event in told[0] if isinstance(event, Delta)]
     assert [(top.token, top.logprob) for top in delta.logprobs[0].top_logprobs] == [("a", -0.5), ("x", -1.5)]
+
+
+def test_marks_that_are_control_tokens_are_seen_by_the_parser_and_are_no_part_s_tokens() -> None:
+    tokenizer = ByteTokenizer(("<|think|>", "<|/think|>", "<|other|>"))
+    start, end, other = (tokenizer.markers[text] for text in ("<|think|>", "<|/think|>", "<|other|>"))
+    assert tokenizer.decode([start, end, other]) == b""
+    marks = ThinkingMarks("<|think|>", "<|/think|>")
+    generation = Output(
+        tokenizer=tokenizer,
+        stop=(),
+        parser=ThinkingParser(marks, is_open=False, new_answer_parser=PlainParser),
+        input_tokens=7,
+        limit=TokenLimit(1000, StopReason.STOP_REASON_MAX_OUTPUT_TOKENS),
+        spelled={start: b"<|think|>", end: b"<|/think|>"},
+    )
+    lf = ord("\n")
+    steps = [Step((token_id,)) for token_id in (start, lf, ord("a"), lf, end, lf, other, ord("b"))]
+    assert [event for step in steps for event in generation.feed(step)] == [
+        Delta("", [start, lf]),
+        pb.PartStarted(kind=PartKind.PART_KIND_REASONING),
+        Delta("a", [ord("a")]),
+        Delta("", [lf]),
+        Delta("", [end]),
+        pb.PartEnded(),
+        Delta("", [lf, other]),
+        pb.PartStarted(kind=PartKind.PART_KIND_TEXT),
+        Delta("b", [ord("b")]),
+    ]
+    assert generation.usage.reasoning_tokens == 5  # with both marks and the line ends inside
+
+
+def test_log_probabilities_leave_out_control_tokens_and_name_them_as_candidates() -> None:
+    tokenizer = ByteTokenizer(("<|end|>",))
+    end = tokenizer.markers["<|end|>"]
+    generation = Output(
+        tokenizer=tokenizer,
+        stop=(),
+        parser=PlainParser(),
+        input_tokens=7,
+        limit=TokenLimit(1000, StopReason.STOP_REASON_MAX_OUTPUT_TOKENS),
+    )
+    logprobs = (TokenLogprob(end, -0.5, ((end, -0.5),)), TokenLogprob(97, -1.5, ((end, -0.1), (97, -1.5))))
+    [_, started, delta] = generation.feed(Step((end, 97), logprobs))
+    assert isinstance(started, pb.PartStarted)
+    assert isinstance(delta, Delta)
+    [shown] = delta.logprobs
+    assert (shown.token, shown.utf8) == ("a", b"a")
+    assert [(top.token, top.utf8) for top in shown.top_logprobs] == [("<|end|>", b"<|end|>"), ("a", b"a")]
 
 
 @given(token_ids=TOKENS, sizes=SIZES, stop=STOPS)
