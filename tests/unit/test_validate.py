@@ -282,12 +282,6 @@ def test_an_output_must_answer_a_call_before_it() -> None:
         ({"include": [pb.INCLUDE_MESSAGE_OUTPUT_TEXT_LOGPROBS]}, "include[0]"),
         ({"top_logprobs": 1}, "top_logprobs"),
         ({"background": True}, "background"),
-        (image("https://example.org/a.png"), "input[0].content[1]"),
-        (file(file_data="AAAA"), "input[0].content[0]"),
-        (
-            {"input": [user(ContentPart(input_video=InputVideo(video_url="https://example.org/a.mp4")))]},
-            "input[0].content[0]",
-        ),
         ({"input": [user(ContentPart(raw=RawPart(type="input_audio", json=b"{}")))]}, "input[0].content[0]"),
         ({"input": [Item(raw=RawItem(type="mcp_call", json=b"{}"))]}, "input[0]"),
     ],
