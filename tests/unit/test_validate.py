@@ -13,7 +13,6 @@ from antiphon.responses.v1.content_pb2 import (
     InputFile,
     InputImage,
     InputText,
-    InputVideo,
     RawPart,
 )
 from antiphon.responses.v1.error_pb2 import ErrorReason
