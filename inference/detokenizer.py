@@ -64,7 +64,7 @@ class StopSequences:
             _, end, self.found = min(hits)
             self._held = ""
         else:
-            end = min((_open_start(text, stop) for stop in self._sequences), default=len(text))
+            end = min((open_start(text, stop) for stop in self._sequences), default=len(text))
             self._held = text[end:]
         return text[:end]
 
@@ -74,7 +74,7 @@ class StopSequences:
         return held
 
 
-def _open_start(text: str, stop: str) -> int:
+def open_start(text: str, stop: str) -> int:
     """Where the longest end of ``text`` that begins ``stop``, but is not all of it, starts."""
     start = text.find(stop[0], max(0, len(text) - len(stop) + 1))
     while start >= 0 and not stop.startswith(text[start:]):

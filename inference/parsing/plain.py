@@ -1,6 +1,6 @@
 """The format of models that write nothing but their answer."""
 
-from antiphon.inference.v1.inference_pb2 import PartKind
+from antiphon.inference.v1.inference_pb2 import PART_KIND_TEXT
 from inference.parsing.base import ParserEvent, PartEnded, PartStarted, TextDelta
 
 
@@ -17,7 +17,7 @@ class PlainParser:
         if self._is_open:
             return [TextDelta(text)]
         self._is_open = True
-        return [PartStarted(PartKind.PART_KIND_TEXT), TextDelta(text)]
+        return [PartStarted(PART_KIND_TEXT), TextDelta(text)]
 
     def finish(self) -> list[ParserEvent]:
         """As OutputParser says."""

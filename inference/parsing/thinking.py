@@ -4,7 +4,8 @@ import enum
 from collections.abc import Callable
 from typing import NamedTuple
 
-from antiphon.inference.v1.inference_pb2 import PartKind
+from antiphon.inference.v1.inference_pb2 import PART_KIND_REASONING
+from inference.detokenizer import open_start
 from inference.parsing.base import OutputParser, ParserEvent, PartEnded, PartStarted, TextDelta
 
 
@@ -53,7 +54,7 @@ class ThinkingParser:
 
     def feed(self, text: str) -> list[ParserEvent]:
         """As OutputParser says."""
-        if self._state is _State.AFTER:
+        if self._state is _State.AFTER or self._is_plain(text):
             return self._answer.feed(text)
         events: list[ParserEvent] = []
         self._held += text
@@ -71,7 +72,7 @@ class ThinkingParser:
             case _State.OPENED:
                 # an unfinished repetition of the start mark is no thought
                 if held.strip() and not (self._may_repeat_start and self._marks.start.startswith(held.strip())):
-                    events += [PartStarted(PartKind.PART_KIND_REASONING), TextDelta(held.strip("\n")), PartEnded()]
+                    events += [PartStarted(PART_KIND_REASONING), TextDelta(held.strip("\n")), PartEnded()]
             case _State.THINKING:
                 if rest := held.rstrip("\n"):
                     events.append(TextDelta(rest))
@@ -79,6 +80,15 @@ class ThinkingParser:
             case _State.ENDED:
                 pass
         return [*events, *self._answer.finish()]
+
+    def _is_plain(self, text: str) -> bool:
+        """Whether ``text`` is sure to be answer: most is, and should cost no more than this."""
+        return (
+            self._answer_has_text
+            and self._state is _State.BEFORE
+            and not self._held
+            and self._marks.start[0] not in text
+        )
 
     def _step(self, events: list[ParserEvent]) -> bool:
         """Settle what can be settled in the present state; whether another state has to look at the rest."""
@@ -102,7 +112,7 @@ class ThinkingParser:
     def _before(self, events: list[ParserEvent]) -> bool:
         before, start, rest = self._held.partition(self._marks.start)
         if not start:
-            settled = len(self._held) - _open_suffix(self._held, self._marks.start)
+            settled = open_start(self._held, self._marks.start)
             if not self._answer_has_text and not self._held[:settled].strip():
                 return False  # white space at the beginning: a start mark after it would make it markup
             before, rest = self._held[:settled], self._held[settled:]
@@ -133,7 +143,7 @@ class ThinkingParser:
             return False
         self._held = self._held.lstrip("\n")
         self._state = _State.THINKING
-        events.append(PartStarted(PartKind.PART_KIND_REASONING))
+        events.append(PartStarted(PART_KIND_REASONING))
         return True
 
     def _thinking(self, events: list[ParserEvent]) -> bool:
@@ -142,7 +152,7 @@ class ThinkingParser:
             thought = thought.rstrip("\n")
             self._state = _State.ENDED
         else:
-            settled = len(thought) - _open_suffix(thought, self._marks.end)
+            settled = open_start(thought, self._marks.end)
             settled = len(thought[:settled].rstrip("\n"))  # they may turn out to be the last ones
             thought, rest = thought[:settled], thought[settled:]
         self._held = rest
@@ -151,9 +161,3 @@ class ThinkingParser:
         if end:
             events.append(PartEnded())
         return bool(end)
-
-
-def _open_suffix(text: str, mark: str) -> int:
-    """Length of the longest end of ``text`` that begins ``mark``, but is not all of it."""
-    longest = min(len(text), len(mark) - 1)
-    return next((size for size in range(longest, 0, -1) if text.endswith(mark[:size])), 0)

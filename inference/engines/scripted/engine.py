@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -37,6 +38,8 @@ from inference.engines.scripted.tokenizer import ScriptedTokenizer
 
 _TICK_S = 0.005
 _CACHED_SEQUENCES = 64
+_ROUNDING = 1e-3
+"""Tokens: what floating point may take from one that is due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +171,9 @@ class ScriptedEngine:
         token_ids = batch[: params.max_tokens - generated]
         if generated + len(token_ids) == params.max_tokens:
             stop = EngineStop.MAX_TOKENS
-        stop_ids = self._tokenizer.eos_token_ids.union(params.stop_token_ids)
+        eos_token_ids = self._tokenizer.eos_token_ids
         for index, token_id in enumerate(token_ids):
-            if token_id in stop_ids:
+            if token_id in eos_token_ids or token_id in params.stop_token_ids:
                 token_ids, stop = token_ids[:index], EngineStop.END_OF_TURN
                 break
         logprobs = () if params.top_logprobs is None else tuple(_logprob(id_, params.top_logprobs) for id_ in token_ids)
@@ -179,8 +182,8 @@ class ScriptedEngine:
     async def _wait(self, duration_s: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + duration_s
-        while loop.time() < end:
-            await self._ticker.tick()
+        while (now := loop.time()) < end:
+            await self._ticker.until(min(end, now + _TICK_S))
             self._raise_if_dead()
 
     def _die(self, reason: str) -> None:
@@ -214,22 +217,22 @@ class _PrefixCache:
 
 
 class _Ticker:
-    """One timer for all who wait; it runs only while somebody does."""
+    """One timer for all who wait for the same tick, as the steps of a real engine are the same for all."""
 
     def __init__(self) -> None:
-        self._next: asyncio.Event | None = None
+        self._ticks: dict[int, asyncio.Event] = {}
 
-    async def tick(self) -> None:
-        """Return at the next tick."""
-        if self._next is None:
-            self._next = asyncio.Event()
-            asyncio.get_running_loop().call_later(_TICK_S, self._fire)
-        await self._next.wait()
+    async def until(self, time: float) -> None:
+        """Return at the first tick that is not before ``time``, of the event loop's clock."""
+        number = math.ceil(time / _TICK_S)
+        tick = self._ticks.get(number)
+        if tick is None:
+            tick = self._ticks[number] = asyncio.Event()
+            asyncio.get_running_loop().call_at(number * _TICK_S, self._fire, number)
+        await tick.wait()
 
-    def _fire(self) -> None:
-        assert self._next is not None
-        self._next.set()
-        self._next = None
+    def _fire(self, number: int) -> None:
+        self._ticks.pop(number).set()
 
 
 class _Pace:
@@ -251,7 +254,7 @@ class _Pace:
             await asyncio.sleep(0)
             return 1
         loop = asyncio.get_running_loop()
-        while (due := int((loop.time() - self._start) * self._tokens_per_s) - self._given) < 1:
-            await self._ticker.tick()
+        while (due := int((loop.time() - self._start) * self._tokens_per_s + _ROUNDING) - self._given) < 1:
+            await self._ticker.until(self._start + (self._given + 1) / self._tokens_per_s)
         self._given += due
         return due

@@ -19,6 +19,7 @@ _PIECES = [bytes([byte]) for byte in range(256)] + [piece.encode() for word in _
 _IDS = {piece: token_id for token_id, piece in enumerate(_PIECES)}
 _PATTERN = re.compile(b"|".join(map(re.escape, sorted(_PIECES, key=len, reverse=True))), re.DOTALL)
 _MARKERS = {text: len(_PIECES) + index for index, text in enumerate(_CONTROL + _ADDED)}
+_EOS = frozenset({_MARKERS["<|endoftext|>"], _MARKERS["<|im_end|>"]})
 _BYTES = _PIECES + [b""] * len(_CONTROL) + [text.encode() for text in _ADDED]
 
 
@@ -35,7 +36,7 @@ class ScriptedTokenizer:
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
-        return frozenset({_MARKERS["<|endoftext|>"], _MARKERS["<|im_end|>"]})
+        return _EOS
 
     def encode(self, text: str) -> list[int]:
         return [_IDS[match.group()] for match in _PATTERN.finditer(text.encode())]
