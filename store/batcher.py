@@ -2,14 +2,16 @@
 
 import asyncio
 import random
+from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from antiphon.errors import ApiError
-from store.errors import Fault, fault_of, store_unavailable
+from store.errors import Fault, fault_of, is_read_only, store_unavailable
+from store.scripts import with_source
 
 Command = tuple[str | bytes | int, ...]
 """A Redis command and its arguments."""
@@ -22,6 +24,8 @@ _MAX_WAITING = 4096
 """Requests that wait for a pipeline; more are refused."""
 _MAX_BATCH = 256
 """Requests in one pipeline."""
+_SCAN_COUNT = 1000
+"""Keys that a server looks at in one step of a scan: less than a millisecond."""
 
 
 class _Request(NamedTuple):
@@ -37,7 +41,8 @@ class CommandBatcher:
     pipeline. A few pipelines may be under way, so that a large reply does not hold up the small ones behind it;
     hence nothing is promised about the order between callers. On a cluster redis-py splits a pipeline by node.
 
-    Commands must be idempotent: one whose reply was lost is sent again, within ``timeout_s``.
+    Commands must be idempotent: one whose reply was lost is sent again, within ``timeout_s``. A server that does not
+    know a script, as after a failover, is taught it.
     """
 
     def __init__(self, client: Redis | RedisCluster, *, pipelines: int, timeout_s: float) -> None:
@@ -80,7 +85,9 @@ class CommandBatcher:
                     try:
                         return await self._enqueue(commands)
                     except (RedisError, RedisClusterException, OSError) as error:
-                        if fault_of(error) is not Fault.TRANSIENT:
+                        if is_read_only(error):
+                            await self._reconnect()
+                        elif fault_of(error) is not Fault.TRANSIENT:
                             raise
                     await asyncio.sleep(delay_s * random.uniform(0.5, 1))
                 return await self._enqueue(commands)
@@ -101,6 +108,30 @@ class CommandBatcher:
                 await self._client.execute_command("PING", **nodes)
         except (RedisError, RedisClusterException, OSError) as error:
             raise store_unavailable(error) from error
+
+    async def scan(self, pattern: str) -> AsyncGenerator[bytes, None]:
+        """Every key that matches ``pattern`` and is there all the while, on all nodes; some may come twice.
+
+        Raises:
+            ApiError: STORE_UNAVAILABLE.
+        """
+        keys = self._client.scan_iter(match=pattern, count=_SCAN_COUNT)
+        try:
+            while True:
+                async with asyncio.timeout(self._timeout_s):
+                    key = await anext(keys, None)
+                if key is None:
+                    return
+                yield key
+        except (RedisError, RedisClusterException, OSError) as error:
+            if fault_of(error) is Fault.BUG:
+                raise
+            raise store_unavailable(error) from error
+
+    async def _reconnect(self) -> None:
+        """Drop connections to what is no primary any more: new ones look the name, or the Sentinels, up again."""
+        if isinstance(self._client, Redis):  # a cluster's client follows MOVED
+            await self._client.connection_pool.disconnect(inuse_connections=False)
 
     async def _enqueue(self, commands: tuple[Command, ...]) -> list[Reply]:
         if not self._is_open:
@@ -131,16 +162,23 @@ class CommandBatcher:
 
     async def _send(self, batch: list[_Request]) -> None:
         """Run ``batch`` in one pipeline; each request gets its replies, or the first error among them."""
-        pipeline = self._client.pipeline(transaction=False)
-        for request in batch:
-            for command in request.commands:
-                pipeline.execute_command(*command)
-        async with asyncio.timeout(self._timeout_s):
-            replies = iter(await pipeline.execute(raise_on_error=False))
+        replies = iter(await self._run([command for request in batch for command in request.commands]))
         for request in batch:
             own = [next(replies) for _ in request.commands]
+            unknown = next((i for i, reply in enumerate(own) if isinstance(reply, NoScriptError)), None)
+            if unknown is not None:  # from there on, as later commands may build on it
+                own[unknown:] = await self._run([with_source(command) for command in request.commands[unknown:]])
             error = next((reply for reply in own if isinstance(reply, Exception)), None)
             _end([request], error or own)
+
+    async def _run(self, commands: Sequence[Command]) -> list[Reply]:
+        """The replies to ``commands``, errors among them."""
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        async with asyncio.timeout(self._timeout_s):
+            replies: list[Reply] = await pipeline.execute(raise_on_error=False)
+            return replies
 
 
 def _closed() -> ApiError:

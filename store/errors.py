@@ -53,6 +53,11 @@ def fault_of(error: BaseException) -> Fault:
     return Fault.BUG
 
 
+def is_read_only(error: BaseException) -> bool:
+    """The server is no primary, or no longer: another one may be."""
+    return isinstance(error, exceptions.ReadOnlyError) or str(error).startswith("READONLY")
+
+
 def store_unavailable(error: BaseException) -> ApiError:
     """What the client is told when ``error`` stands; the log says why."""
     _log.warning("store unavailable", extra={"error_type": type(error).__name__, "error": str(error)})

@@ -1,34 +1,30 @@
 """Response records, and the chains that ``previous_response_id`` makes of them."""
 
-import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-
-import zstandard
-from google.protobuf.message import DecodeError
 
 from antiphon.errors import ApiError
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.item_pb2 import Item
+from antiphon.responses.v1.response_pb2 import ResponseStatus
 from antiphon.store.v1.record_pb2 import ResponseRecord
 from store import keys
 from store.batcher import Command, CommandBatcher
 from store.ids import ResponseId, parse_item_id, parse_response_id
-
-_ZSTD_LEVEL = 3
-"""Measured on 4 KB of English: 17 us, to 51 %; level 1: 13 us, 51 %. No dictionary: it would need upkeep."""
-_IN_LOOP_BYTES = 512 * 1024
-"""Up to this size records are packed and unpacked on the event loop (about 1 ms), above it in a thread."""
+from store.packing import CorruptRecord, pack_record, unpack_records
+from store.scripts import Script
 
 _SHOWN_ID_LENGTH = 128
 """Characters of a client's id that a message repeats: it travels in gRPC's trailers, which are limited."""
 
+_ACCOUNT = Script("account", prelude="owner")
+_DISCOUNT = Script("discount", prelude="owner")
+_DELETE = Script("delete", prelude="job")
+
+_UNFINISHED = (ResponseStatus.RESPONSE_STATUS_QUEUED, ResponseStatus.RESPONSE_STATUS_IN_PROGRESS)
+
 _TOUCH = "for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[1]) end"
 """Lua: starts the lifetime of KEYS anew, ARGV[1] milliseconds. One script, as redis-py costs 15 us for each command."""
-
-
-class CorruptRecord(Exception):
-    """What Redis holds under a record's key is no record: written by something else, or damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +105,11 @@ class ResponseStore:
         """
         response_id = _allocated(record.response.id)
         ancestors = self._keys(owner, record.ancestor_ids)
-        size = record.ByteSize()
-        if size > self._max_record_bytes:
-            raise ApiError(
-                ErrorReason.ERROR_REASON_REQUEST_TOO_LARGE,
-                f"The response and its input take {size} bytes; at most {self._max_record_bytes} can be stored.",
-            )
-        blob = _pack(record) if size <= _IN_LOOP_BYTES else await asyncio.to_thread(_pack, record)
-        commands: list[Command] = [("SET", keys.response(owner, response_id), blob, "PX", self._retention_ms)]
+        blob = await pack_record(record, max_bytes=self._max_record_bytes)
+        commands: list[Command] = [
+            ("SET", keys.response(owner, response_id), blob, "PX", self._retention_ms),
+            self._account(owner, str(response_id), len(blob), record.ancestor_ids),
+        ]
         if ancestors:
             commands.append(self._touch(ancestors))
         await self._commands.execute(*commands)
@@ -127,7 +120,9 @@ class ResponseStore:
         if parsed is None:
             return None
         (blob,) = await self._commands.execute(("GET", keys.response(owner, parsed)))
-        return (await self._unpack([blob]))[0] if blob is not None else None
+        if blob is None:
+            return None
+        return (await unpack_records([blob], max_bytes=self._max_record_bytes))[0]
 
     async def load_chain(self, owner: str, previous_response_id: str) -> Chain:
         """The chain that ends with ``previous_response_id``, for a response that continues it.
@@ -137,35 +132,43 @@ class ResponseStore:
 
         Raises:
             ApiError: PREVIOUS_RESPONSE_NOT_FOUND, if it or any of its ancestors is absent, foreign or deleted;
-                INVALID_VALUE, if the chain is too long or too large to be continued. Both name the parameter.
+                INVALID_VALUE, if it has not ended, or the chain is too long or too large to be continued. Both name
+                the parameter.
         """
         last = await self.get(owner, previous_response_id)
         if last is None:
             raise _previous_response_not_found(previous_response_id)
+        if last.response.status in _UNFINISHED:
+            raise _not_continuable(previous_response_id, "has not ended")
         if len(last.ancestor_ids) >= self._max_depth:
             raise _not_continuable(previous_response_id, f"is longer than {self._max_depth} responses")
         if _chain_bytes(last) > self._max_chain_bytes:
             raise _not_continuable(previous_response_id, f"takes more than {self._max_chain_bytes} bytes")
         ancestors = self._keys(owner, last.ancestor_ids)
         touch = self._touch([*ancestors, *self._keys(owner, [previous_response_id])])
+        account = self._account(owner, "", 0, [*last.ancestor_ids, previous_response_id])
         if not ancestors:
-            await self._commands.execute(touch)
+            await self._commands.execute(touch, account)
             return Chain((last,))
-        blobs, _ = await self._commands.execute(("MGET", *ancestors), touch)
+        blobs, _, _ = await self._commands.execute(("MGET", *ancestors), touch, account)
         if None in blobs:
             raise _previous_response_not_found(previous_response_id)
-        return Chain((*await self._unpack(blobs), last))
+        return Chain((*await unpack_records(blobs, max_bytes=self._max_record_bytes), last))
 
     async def delete(self, owner: str, response_id: str) -> bool:
-        """Erase the record of ``response_id``; return whether ``owner`` had one.
+        """Erase all of ``response_id``: record, log and job; return whether ``owner`` had it.
 
-        Responses that continue it stay readable, but can no longer be continued themselves. If the acknowledgement is
-        lost, the deletion is sent again and may then find nothing.
+        Who writes it loses the lease, who reads its log is woken. Responses that continue it stay readable, but can no
+        longer be continued themselves. If the acknowledgement is lost, the deletion is sent again and may then find
+        nothing. What the queue holds of it is dropped when its turn comes (``JobQueue.claim``).
         """
         parsed = parse_response_id(response_id)
         if parsed is None:
             return False
-        (deleted,) = await self._commands.execute(("UNLINK", keys.response(owner, parsed)))
+        deleted, _ = await self._commands.execute(
+            _DELETE(keys.of_job(owner, parsed), keys.HOLDER_CHANNEL, keys.log_channel(owner, parsed)),
+            _DISCOUNT(keys.of_owner(owner), response_id),
+        )
         return bool(deleted)
 
     async def find_item(self, owner: str, item_id: str) -> Item | None:
@@ -179,43 +182,16 @@ class ResponseStore:
     def _keys(self, owner: str, allocated_ids: Iterable[str]) -> list[str]:
         return [keys.response(owner, _allocated(response_id)) for response_id in allocated_ids]
 
+    def _account(self, owner: str, response_id: str, size: int, used: Iterable[str]) -> Command:
+        """Count ``response_id`` among what ``owner`` has stored, and start the lifetime of ``used`` anew there too."""
+        return _ACCOUNT(keys.of_owner(owner), self._retention_ms, response_id, size, *used)
+
     def _touch(self, names: Sequence[str]) -> Command:
         return ("EVAL", _TOUCH, len(names), *names, self._retention_ms)
-
-    async def _unpack(self, blobs: Sequence[bytes]) -> list[ResponseRecord]:
-        sizes = [_unpacked_bytes(blob) for blob in blobs]
-        if max(sizes) > self._max_record_bytes:
-            raise CorruptRecord(f"a record would take {max(sizes)} bytes")
-        if sum(sizes) <= _IN_LOOP_BYTES:
-            return _unpack(blobs)
-        return await asyncio.to_thread(_unpack, blobs)
-
-
-def _pack(record: ResponseRecord) -> bytes:
-    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(record.SerializeToString())
-
-
-def _unpack(blobs: Sequence[bytes]) -> list[ResponseRecord]:
-    decompressor = zstandard.ZstdDecompressor()
-    try:
-        return [ResponseRecord.FromString(decompressor.decompress(blob)) for blob in blobs]
-    except (zstandard.ZstdError, DecodeError) as error:
-        raise CorruptRecord("a record cannot be read") from error
 
 
 def _chain_bytes(last: ResponseRecord) -> int:
     return last.ancestor_bytes + last.ByteSize()
-
-
-def _unpacked_bytes(blob: bytes) -> int:
-    """The size that ``blob``'s header names, which is all that decompressing it can yield."""
-    try:
-        size = zstandard.frame_content_size(blob)
-    except zstandard.ZstdError as error:
-        raise CorruptRecord("a record is no zstd frame") from error
-    if size < 0:
-        raise CorruptRecord("a record does not say its size")
-    return size
 
 
 def _allocated(response_id: str) -> ResponseId:

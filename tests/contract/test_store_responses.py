@@ -17,7 +17,8 @@ from store import keys
 from store.batcher import CommandBatcher
 from store.connection import connect, open_client
 from store.ids import ItemIds, ItemKind, ResponseId, new_response_id, parse_response_id
-from store.responses import CorruptRecord, ResponseStore
+from store.packing import CorruptRecord
+from store.responses import ResponseStore
 from tests.support.records import chain_of_records, finished_record
 from tests.support.valkey import redis_binary, valkey_cluster, valkey_server
 from tests.support.wire import counting_proxy
