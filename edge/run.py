@@ -124,7 +124,8 @@ class ResponseRun:
         if self.error is None:
             assert self._finished is not None
             self._close(self._finished, now)
-            self._wake()
+            if self.response.params.store:  # that takes a while
+                self._wake()
             try:
                 await self._commit(self.response)
             except ApiError as error:

@@ -7,7 +7,7 @@ encodes, exact per the Open Responses schema.
 from edge.codec.events import encode_event, event_json, event_type
 from edge.codec.items import decode_input, decode_item, encode_item
 from edge.codec.params import decode_params, with_defaults
-from edge.codec.responses import encode_compacted, encode_response, response_json
+from edge.codec.responses import encode_compacted, encode_response, params_json, response_json
 
 __all__ = [
     "decode_input",
@@ -19,6 +19,7 @@ __all__ = [
     "encode_response",
     "event_json",
     "event_type",
+    "params_json",
     "response_json",
     "with_defaults",
 ]

@@ -17,6 +17,10 @@ def encode_response(response: pb.Response) -> dict[str, Any]:
     ``response.params`` must be as `with_defaults` leaves them. The result is for `msgspec.json.encode`: it holds the
     client's JSON Schemas as `msgspec.Raw`.
     """
+    return {**_encode_state(response), **encode_params(response.params)}
+
+
+def _encode_state(response: pb.Response) -> dict[str, Any]:
     return {
         "id": response.id,
         "object": "response",
@@ -31,7 +35,6 @@ def encode_response(response: pb.Response) -> dict[str, Any]:
         else None,
         "output": [encode_item(item) for item in response.output],
         "usage": _encode_usage(response.usage) if response.HasField("usage") else None,
-        **encode_params(response.params),
     }
 
 
@@ -46,9 +49,15 @@ def encode_compacted(compacted: Compacted) -> dict[str, Any]:
     }
 
 
-def response_json(response: pb.Response) -> bytes:
-    """``response`` as the body of an answer."""
-    return msgspec.json.encode(encode_response(response))
+def params_json(params: pb.ResponseParams) -> bytes:
+    """What a response repeats of its request, as the JSON object that `response_json` takes."""
+    return msgspec.json.encode(encode_params(params))
+
+
+def response_json(response: pb.Response, params: bytes | None = None) -> bytes:
+    """``response`` as JSON, on one line. ``params``: the `params_json` of its params, if they were rendered before."""
+    params = params_json(response.params) if params is None else params
+    return b"%b,%b" % (msgspec.json.encode(_encode_state(response))[:-1], params[1:])
 
 
 def _encode_usage(usage: pb.Usage) -> dict[str, Any]:

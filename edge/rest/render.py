@@ -64,6 +64,7 @@ class EventRenderer:
         self._is_padded = False
         self._response: response_pb2.Response | None = None
         self._response_json = b""
+        self._params_json: bytes | None = None
 
     def render(self, event: Event) -> bytes:
         """``event`` as JSON on one line, within the transport's head and tail."""
@@ -103,7 +104,9 @@ class EventRenderer:
     def _snapshot(self, event: Snapshot) -> bytes:
         if event.response is not self._response:
             self._response = event.response
-            self._response_json = codec.response_json(event.response)
+            if self._params_json is None:
+                self._params_json = codec.params_json(event.response.params)
+            self._response_json = codec.response_json(event.response, self._params_json)
         event_type = f"response.{event.name}"
         start = f'{self._head(event_type)}{{"type":"{event_type}","sequence_number":{event.sequence_number}'
         end = self._created_end if event.name == "created" else self._end

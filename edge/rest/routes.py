@@ -56,10 +56,10 @@ async def create_response(request: web.Request) -> web.StreamResponse:
             run.add_reader(stream)
             stream.wake()
             await run.finish()
-            await stream.sent()
+            rest = await stream.rest()
         finally:
             stream.close()
-    await answer.write_eof()
+    await answer.write_eof(rest)
     return answer
 
 

@@ -1,7 +1,8 @@
 """Events to Server-Sent Events.
 
-An event and its blank line are always in one write. aiohttp writes the head with the first events; later writes go past
-its payload writer, with the chunk framing done here, because its own path costs more than all the rest.
+An event and its blank line are always in one write. aiohttp writes the head with the first events, and the last events
+with the end of the body; writes between go past its payload writer, with the chunk framing done here, because its own
+path costs more than all the rest.
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,12 @@ def sse_renderer(*, is_obfuscated: bool) -> EventRenderer:
     return EventRenderer(is_obfuscated=is_obfuscated, head="event: {}\ndata: ".format, tail="\n\n")
 
 
+class _Answer(web.StreamResponse):
+    """An answer whose head waits for the first bytes of its body: one system call for both."""
+
+    _send_headers_immediately = False
+
+
 class SseStream(EventCursor):
     """The body of one streamed HTTP answer.
 
@@ -47,10 +54,11 @@ class SseStream(EventCursor):
         super().__init__(request.transport, run.events, slow_reader_timeout_s=slow_reader_timeout_s)
         self._is_chunked = request.version >= HttpVersion11
         self._renderer = sse_renderer(is_obfuscated=is_obfuscated)
+        self._rest = b""
 
     async def open(self, request: web.Request, headers: dict[str, str]) -> web.StreamResponse:
         """Send the head and the events so far in one write; afterwards ``wake`` may be called."""
-        response = web.StreamResponse(headers=HEADERS | headers)
+        response = _Answer(headers=HEADERS | headers)
         if self._is_chunked:
             response.enable_chunked_encoding()
         else:
@@ -58,6 +66,11 @@ class SseStream(EventCursor):
         await response.prepare(request)
         await response.write(self._take())
         return response
+
+    async def rest(self) -> bytes:
+        """The last of the body, when all before it is with the transport; nothing if the connection is gone."""
+        await self.sent()
+        return self._rest
 
     def keep_alive(self) -> None:
         """Write a comment, unless the connection is behind."""
@@ -70,4 +83,7 @@ class SseStream(EventCursor):
         return data + _DONE if is_end else data
 
     def _write(self, data: bytes) -> None:
+        if self._events.is_ended:
+            self._rest = data
+            return
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
