@@ -110,5 +110,34 @@ async def test_a_reference_to_nothing_is_refused(client: Client) -> None:
         assert (error["code"], error["param"]) == ("item_not_found", "input[1]")
 
 
+async def test_strictness_is_the_requests_own_choice(client: Client) -> None:
+    fields = {"model": MODEL, "input": [user(HELLO) | {"x": 1}], "user": "me"}
+    answer = await client.call("POST", "/v1/responses", json=fields)
+    assert (answer.status, answer.headers["x-antiphon-warning"]) == (200, "input[0].x; user")
+    strict = {"x-antiphon-strict": "true"}
+    answer = await client.call("POST", "/v1/responses", json=fields, headers=strict)
+    assert answer.status == 400
+    assert answer.body["error"] == {
+        "type": "invalid_request_error",
+        "code": "unknown_parameter",
+        "message": "Unknown parameter: 'input[0].x'.",
+        "param": "input[0].x",
+    }
+    answer = await client.call("POST", "/v1/responses", json={"model": MODEL, "input": HELLO}, headers=strict)
+    assert answer.status == 200
+    answer = await client.call("POST", "/v1/responses", json=fields, headers={"x-antiphon-strict": "maybe"})
+    assert answer.status == 400
+
+
+async def test_a_phase_is_kept_and_never_made_up(client: Client) -> None:
+    thought = {"role": "assistant", "content": "hm", "phase": "commentary"}
+    first = await client.create(model=MODEL, input=[thought, user(HELLO)])
+    assert "phase" not in first["output"][0]
+    answer = await client.call(
+        "POST", "/v1/responses", json={"model": MODEL, "input": [thought | {"phase": "other"}, user(HELLO)]}
+    )
+    assert (answer.status, answer.body["error"]["param"]) == (400, "input[0].phase")
+
+
 def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}

@@ -41,6 +41,27 @@ async def test_the_openai_client_creates_streams_retrieves_and_deletes(openai_cl
     assert missing.value.code == "response_not_found"
 
 
+async def test_the_openai_client_takes_turns_over_a_websocket(openai_client: openai.AsyncOpenAI) -> None:
+    async with asyncio.timeout(60), openai_client.responses.connect() as connection:
+        previous_id: str | None = None
+        for question in (QUESTION, "And three more?"):
+            await connection.response.create(
+                model=MODEL, input=question, previous_response_id=previous_id, store=False, max_output_tokens=16
+            )
+            text = ""
+            async for event in connection:
+                if event.type == "response.output_text.delta":
+                    text += event.delta
+                elif event.type in {"response.completed", "response.incomplete"}:
+                    assert event.response.output_text == text
+                    previous_id = event.response.id
+                    break
+        await connection.response.create(model=MODEL, input="x", previous_response_id="resp_x")
+        refusal = await connection.recv()
+        assert refusal.type == "error"
+        assert refusal.to_dict()["error"]["code"] == "previous_response_not_found"  # type: ignore[index]
+
+
 async def test_errors_reach_the_openai_client_typed(openai_client: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         await openai_client.responses.create(model="gpt-4o", input="x")

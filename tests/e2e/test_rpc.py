@@ -121,3 +121,52 @@ def test_the_examples_run(model_stack: RunningStack) -> None:
 
     assert "RESPONSE_NOT_FOUND: Response with id 'resp_" in run("responses_client.py", model_stack.grpc_target)
     assert " out\n" in run("inference_client.py", model_stack.worker_targets[0])
+
+
+async def test_tokens_are_counted_as_a_response_uses_them(channel: grpc.aio.Channel) -> None:
+    stub = ResponsesServiceStub(channel)
+    asked = params("script:\nsay Hello.", instructions="Be kind.")
+    counted = await stub.CountInputTokens(pb.CountInputTokensRequest(params=asked), timeout=10)
+    created = await stub.CreateResponse(pb.CreateResponseRequest(params=asked), timeout=10)
+    assert counted.input_tokens == created.response.usage.input_tokens > 0
+
+
+async def test_a_conversation_is_compacted_and_goes_on_over_the_other_door(
+    channel: grpc.aio.Channel, client: Client
+) -> None:
+    stub = ResponsesServiceStub(channel)
+    answer = await stub.CompactResponse(pb.CompactResponseRequest(params=params("We launch on Tuesday.")), timeout=10)
+    *messages, compaction = answer.compacted.output
+    assert [message.message.content[0].input_text.text for message in messages] == ["We launch on Tuesday."]
+    assert answer.compacted.usage.output_tokens > 0
+    sent_back = {"type": "compaction", "encrypted_content": compaction.compaction.encrypted_content}
+    response = await client.create(model=MODEL, input=[sent_back, {"role": "user", "content": "script:\necho"}])
+    assert "Summary of the earlier conversation:" in response["output"][0]["content"][0]["text"]
+    error = await error_of(stub.CompactResponse(pb.CompactResponseRequest(params=params("x", temperature=0.5))))
+    assert (error.reason, error.param) == (ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER, "temperature")
+
+
+async def test_what_is_not_done_is_in_the_trailing_metadata(channel: grpc.aio.Channel) -> None:
+    stub = ResponsesServiceStub(channel)
+    foreign = item_pb2.Item(compaction=item_pb2.Compaction(encrypted_content="from elsewhere"))
+    asked = params("script:\nsay Hello.")
+    asked.input.insert(0, foreign)
+    call = stub.CreateResponse(pb.CreateResponseRequest(params=asked), timeout=10)
+    await call
+    metadata = dict(await call.trailing_metadata())
+    assert metadata["x-antiphon-warning"] == "input[0]: compaction of another server left out"
+
+
+async def test_an_item_reference_is_resolved(channel: grpc.aio.Channel) -> None:
+    stub = ResponsesServiceStub(channel)
+    first = await stub.CreateResponse(pb.CreateResponseRequest(params=params("script:\nsay first")), timeout=10)
+    reference = item_pb2.Item(id=first.response.output[0].id, item_reference=item_pb2.ItemReference())
+    asked = params("script:\necho")
+    asked.input.insert(0, reference)
+    answer = await stub.CreateResponse(pb.CreateResponseRequest(params=asked), timeout=10)
+    assert "first" in answer.response.output[0].message.content[0].output_text.text
+    reference.id = "msg_nothing"
+    asked = params("x")
+    asked.input.append(reference)
+    error = await error_of(stub.CreateResponse(pb.CreateResponseRequest(params=asked)))
+    assert (error.reason, error.param) == (ErrorReason.ERROR_REASON_ITEM_NOT_FOUND, "input[1]")
