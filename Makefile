@@ -1,10 +1,10 @@
 # make run        start everything on this machine (ARGS="--port 9000" and whatever else `antiphon up --help` lists)
 # make test       lint, types and all quick tests, with coverage
-# make test-all   the slow tests too
+# make test-all   the slow tests too, among them clients that others wrote, in Python and JavaScript
 # make lint       formatting, lint, types, import rules, proto rules
 # make clean      remove what these made; the data in .state stays
 #
-# Needs Python 3.11 or newer and a package index; PYTHON=python3.12 chooses another interpreter.
+# Needs Python 3.11 or newer and a package index (test-all also one of npm's); PYTHON=python3.12 chooses another interpreter.
 
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
@@ -49,7 +49,7 @@ test-fast: $(VENV)/.dev model
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report --skip-covered --sort=miss
 
-test-slow: $(VENV)/.dev model
+test-slow: $(VENV)/.judges model
 	$(BIN)/pytest -m slow
 
 model: $(VENV)/.stack
@@ -65,6 +65,9 @@ $(VENV)/.stack: $(BIN)/python pyproject.toml $(PROTOS)
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml $(PROTOS)
 	$(call install,dev,$@ $(VENV)/.stack)
+
+$(VENV)/.judges: $(BIN)/python pyproject.toml $(PROTOS)
+	$(call install,judges,$@ $(VENV)/.dev $(VENV)/.stack)
 
 $(BIN)/python:
 	@$(if $(PYTHON),,echo "Python 3.11 or newer is needed and none is on the PATH: make PYTHON=/path/to/python" >&2; exit 1)

@@ -1,6 +1,6 @@
 """Validates what the server sends against the Open Responses OpenAPI document (`tests/openapi.json`).
 
-The document is held to as it is, but for three points, which `_with_known_gaps_closed` names.
+The document is held to as it is, but for the points that `_close_known_gaps` names.
 """
 
 import json
@@ -32,9 +32,9 @@ def assert_valid_compaction(value: object) -> None:
 def assert_valid_event(value: object) -> None:
     """``value`` is one of the 24 streaming events."""
     assert isinstance(value, dict), value
-    components = event_components()
-    assert value.get("type") in components, f"no streaming event of the specification: {value.get('type')!r}"
-    _assert_valid(value, components[value["type"]])
+    names = event_components()
+    assert value.get("type") in names, f"no streaming event of the specification: {value.get('type')!r}"
+    _assert_valid(value, names[value["type"]])
 
 
 def assert_valid_error(value: object) -> None:
@@ -54,7 +54,7 @@ def event_components() -> dict[str, str]:
     """The component of each streaming event, by the event's `type`."""
     return {
         schema["properties"]["type"]["enum"][0]: name
-        for name, schema in _components().items()
+        for name, schema in components().items()
         if name.endswith("StreamingEvent")
     }
 
@@ -66,16 +66,24 @@ def _assert_valid(value: object, component: str) -> None:
 
 @cache
 def _validator(component: str) -> Draft202012Validator:
-    return Draft202012Validator({"$ref": f"#/components/schemas/{component}", "components": {"schemas": _components()}})
+    return Draft202012Validator({"$ref": f"#/components/schemas/{component}", "components": {"schemas": components()}})
 
 
 @cache
-def _components() -> dict[str, Any]:
-    components: dict[str, Any] = json.loads(_DOCUMENT.read_text())["components"]["schemas"]
-    return _with_known_gaps_closed(components)
+def components() -> dict[str, Any]:
+    """The document's schemas, with its known gaps closed, by name."""
+    schemas: dict[str, Any] = document()["components"]["schemas"]
+    return schemas
 
 
-def _with_known_gaps_closed(components: dict[str, Any]) -> dict[str, Any]:
+def document() -> dict[str, Any]:
+    """The document with its known gaps closed; the caller may change it."""
+    document: dict[str, Any] = json.loads(_DOCUMENT.read_text())
+    _close_known_gaps(document["components"]["schemas"])
+    return document
+
+
+def _close_known_gaps(components: dict[str, Any]) -> None:
     """What OpenAI's API and Open Responses 2026-04-24 have and the document (2.3.0) lacks."""
     # An echoed JSON Schema can be null only; OpenAI echoes the schema, and clients read it.
     components["JsonSchemaResponseFormat"]["properties"]["schema"] = {"type": ["object", "null"]}
@@ -106,4 +114,3 @@ def _with_known_gaps_closed(components: dict[str, Any]) -> dict[str, Any]:
     # Videos in tool outputs: taken in a request, but missing in the resource.
     output = components["FunctionCallOutput"]["properties"]["output"]["oneOf"][1]
     output["items"]["oneOf"].append({"$ref": "#/components/schemas/InputVideoContent"})
-    return components

@@ -1,5 +1,6 @@
 """The rules of an event stream (Open Responses specification, "Items are streamable"), checked on its JSON events."""
 
+from copy import deepcopy
 from typing import Any
 
 Json = dict[str, Any]
@@ -69,7 +70,7 @@ def _replay(events: list[Json]) -> list[Json]:
             continue
         if kind == "response.output_item.added":
             assert item is None
-            item = event["item"]
+            item = deepcopy(event["item"])
             assert event["output_index"] == len(items)
             assert item.get("status", "in_progress") == "in_progress"
             if item["type"] == "function_call":
