@@ -116,7 +116,9 @@ class Core:
         with self._place():
             validate(params)
             prepared = await self._preparer.prepare(owner, params)
-            request = generate_request(with_defaults(params), prepared.items, request_id="", cache_salt=owner)
+            request = generate_request(
+                with_defaults(params), prepared.items, request_id="", cache_salt=owner, tools=params.tools
+            )
             worker = await self._pool.choose(params.model, routing_key(params, prepared.context.items()))
             with prepared.own_places():
                 return await worker.count_tokens(request)
@@ -232,7 +234,9 @@ class Core:
             if is_sealing:
                 seal_reasoning(item, self._sealer, owner=owner)
 
-        request = generate_request(response.params, prepared.items, request_id=response.id, cache_salt=owner)
+        request = generate_request(
+            response.params, prepared.items, request_id=response.id, cache_salt=owner, tools=params.tools
+        )
         if not generate:
             request.max_output_tokens = 1
         events = ResponseEvents(response, new_item_id=item_ids.new, new_call_id=ids.new_call_id, complete_item=complete)

@@ -19,6 +19,8 @@ from edge.workers.pool import WorkerPool
 from store.responses import ResponseStore
 
 _INPUT_ITEM: Final = re.compile(r"input\[([0-9]+)\](.*)", re.DOTALL)
+_TOOL_KIND: Final = re.compile(r"[a-z0-9_]{1,64}")
+_MAX_UNTOLD: Final = 16
 _NO_EFFORTS: Final = (response_pb2.REASONING_EFFORT_UNSPECIFIED, response_pb2.REASONING_EFFORT_NONE)
 
 
@@ -84,7 +86,8 @@ class Preparer:
         shown = await self._media.resolve(before.items, own.items, capabilities)
         revealed = reveal(shown.items, len(before.items), self._sealer, owner=owner)
         foreign = [f"input[{index}].encrypted_content" for index in own.foreign]
-        warnings = [*shown.warnings, *foreign, *revealed.warnings, *await self._unheeded(params)]
+        untold = [*_untold_tools(params), *await self._unheeded(params)]
+        warnings = [*shown.warnings, *foreign, *revealed.warnings, *untold]
         return Prepared(context, revealed.items, revealed.kept, warnings)
 
     async def _unheeded(self, params: response_pb2.ResponseParams) -> list[str]:
@@ -93,3 +96,9 @@ class Preparer:
         if not any(wanted.values()) or (await self._pool.info(params.model)).capabilities.reasoning:
             return []
         return [f"reasoning.{name}" for name, is_wanted in wanted.items() if is_wanted]
+
+
+def _untold_tools(params: response_pb2.ResponseParams) -> list[str]:
+    """The tools that nobody here can run: the model is not told of them. Named once a kind."""
+    kinds = dict.fromkeys(tool.raw.type for tool in params.tools if tool.HasField("raw"))
+    return [f"tools: {kind} kept from the model" for kind in kinds if _TOOL_KIND.fullmatch(kind)][:_MAX_UNTOLD]

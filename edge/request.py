@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from antiphon.inference.v1 import inference_pb2 as pb
-from antiphon.responses.v1 import item_pb2, response_pb2
+from antiphon.responses.v1 import item_pb2, response_pb2, tool_pb2
 
 _ROUTING_HEAD_BYTES: Final = 4096
 _ROUTING_HEAD_ITEMS: Final = 8
@@ -19,7 +19,12 @@ _VERBOSITY_HINTS: Final = {
 
 
 def generate_request(
-    params: response_pb2.ResponseParams, items: Sequence[item_pb2.Item], *, request_id: str, cache_salt: str
+    params: response_pb2.ResponseParams,
+    items: Sequence[item_pb2.Item],
+    *,
+    request_id: str,
+    cache_salt: str,
+    tools: Sequence[tool_pb2.Tool] | None = None,
 ) -> pb.GenerateRequest:
     """The generation that ``params``, with their defaults, ask for.
 
@@ -27,12 +32,13 @@ def generate_request(
         items: The whole conversation, without references and compactions.
         request_id: For logs.
         cache_salt: Requests with different salts share no KV cache.
+        tools: As the client gave them: only of those that it calls strict must a schema be one that can be enforced.
     """
     request = pb.GenerateRequest(
         request_id=request_id,
         model=params.model,
         items=items,
-        tools=params.tools,
+        tools=params.tools if tools is None else tools,
         tool_choice=params.tool_choice,
         parallel_tool_calls=params.parallel_tool_calls,
         text=response_pb2.TextConfig(format=params.text.format),

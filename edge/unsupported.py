@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from antiphon.errors import ApiError
-from antiphon.responses.v1 import content_pb2, item_pb2, response_pb2, tool_pb2
+from antiphon.responses.v1 import content_pb2, item_pb2, response_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 
 _Find: TypeAlias = Callable[[response_pb2.ResponseParams], str | None]
@@ -30,7 +30,7 @@ def unsupported(params: response_pb2.ResponseParams) -> None:
     for feature in _FEATURES:
         place = feature.find(params)
         if place is not None:
-            what = "parameter" if feature.reason == _PARAMETER else "value"
+            what = "parameter" if feature.reason == ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER else "value"
             raise ApiError(
                 feature.reason,
                 f"Unsupported {what}: '{place}'. This server does not support {feature.name} yet.",
@@ -74,25 +74,9 @@ def _content(item: item_pb2.Item) -> Iterator[tuple[str, content_pb2.ContentPart
             yield f"{name}[{index}]", part
 
 
-_PARAMETER = ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER
 _VALUE = ErrorReason.ERROR_REASON_UNSUPPORTED_VALUE
 
-_MODES = (
-    tool_pb2.TOOL_CHOICE_MODE_UNSPECIFIED,
-    tool_pb2.TOOL_CHOICE_MODE_AUTO,
-    tool_pb2.TOOL_CHOICE_MODE_NONE,
-)
-
 _FEATURES: tuple[_Feature, ...] = (
-    _Feature("tools", _PARAMETER, _when("tools", lambda params: len(params.tools) > 0)),
-    _Feature("choosing a tool", _VALUE, _when(
-        "tool_choice",
-        lambda params: params.tool_choice.mode not in _MODES
-        or params.tool_choice.WhichOneof("choice") not in (None, "mode"),
-    )),
-    _Feature("a limit of tool calls", _PARAMETER, _when(
-        "max_tool_calls", lambda params: params.HasField("max_tool_calls"),
-    )),
     _Feature("background responses", _VALUE, _when("background", lambda params: params.background)),
     _Feature("content of this type", _VALUE, _parts("raw")),
     _Feature("items of this type", _VALUE, _items("raw")),

@@ -102,15 +102,18 @@ class Dialect(NamedTuple):
         return _order_turns(adapted, self.turns)
 
 
-def find_dialect(template: ChatTemplate) -> Dialect:
+def find_dialect(template: ChatTemplate, tool_styles: Iterable[ToolStyle] = tuple(ToolStyle)) -> Dialect:
     """The mildest dialect under which ``template`` renders every conversation of up to four messages without a loss.
 
     Takes some ten milliseconds.
 
+    Args:
+        tool_styles: Those to try, in this order.
+
     Raises:
         ValueError: there is none; the template is broken.
     """
-    for dialect in itertools.starmap(Dialect, itertools.product(ToolStyle, SystemStyle, TurnStyle)):
+    for dialect in itertools.starmap(Dialect, itertools.product(tool_styles, SystemStyle, TurnStyle)):
         if all(_renders_whole(template, dialect.adapt(conversation)) for conversation in _trials(dialect.tools)):
             return dialect
     raise ValueError("the chat template does not render simple conversations")

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from antiphon.errors import ApiError, reason_name
@@ -14,8 +14,8 @@ from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.responses.v1 import response_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from inference.admission import Admission
-from inference.constraint import constraint
-from inference.engines.base import Engine, EngineDead, EngineError
+from inference.constraint import constraint, has_free_text
+from inference.engines.base import Engine, EngineDead, EngineError, Step
 from inference.output import Delta, Output, OutputEvent
 from inference.params import TokenLimit, check_request, sampling_params, token_limit
 from inference.parsing.base import OutputParser
@@ -23,15 +23,24 @@ from inference.parsing.plain import PlainParser
 from inference.parsing.thinking import ThinkingParser
 from inference.prompt import Prompt, PromptBuilder, ThinkingPlace
 from inference.summary import summary_request
+from inference.tools.choice import choose, saying_nothing
+from inference.tools.rules import CallRules, call_rules
 
 log = logging.getLogger(__name__)
 
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 GenerationEvent = pb.Accepted | pb.Started | OutputEvent
 
 _PROMPT_THREADS = 2
 """Rendering holds the interpreter's lock most of the time: more threads would only slow the token path down."""
+
+_MAX_UNTRAINED_CALLS = 8
+_MAX_UNTRAINED_STRING = 1024
+"""Calls, and characters of one string in them, of models that were not trained to call, and may not find an end."""
+_ROOM_FOR_NOTHING = 8
+"""Tokens by which a message that says nothing can be longer than the one it stands for."""
 
 
 class Generations:
@@ -94,9 +103,9 @@ class Generations:
             info = self._engine.info
             check_request(request, info, self.model.id)
             prompt = await self._in_thread(self._prompts.build, request)
-            grammar = await self._in_thread(constraint, request)
             limit = token_limit(request, input_tokens=len(prompt.token_ids), context_window=info.context_window)
-            job = _Job(request, prompt, limit, grammar)
+            job = _Job(request, prompt, limit, self._rules(request))
+            job.grammar = await self._in_thread(self._constraint, job)
             output = report.output = self._output(job)
             self._check_resume(job, output)
             yield pb.Accepted(input_tokens=len(prompt.token_ids))
@@ -121,7 +130,7 @@ class Generations:
             async with aclosing(self._run_engine(job, output, report)) as steps:
                 async for events in steps:
                     if job.grammar is not None and output.has_answer and not output.reasoning:
-                        output.restart(PlainParser())
+                        output.restart(self._answer_parser(job))
                         break
                     for event in events:
                         yield event
@@ -131,6 +140,8 @@ class Generations:
             async with aclosing(self._summarize(job.request, output.reasoning)) as summary:
                 async for event in summary:
                     yield event
+        if self._has_choice(job) and not output.has_answer:
+            await self._choose(job, output)
         async with aclosing(self._run_engine(job, output, report, grammar=job.grammar)) as steps:
             async for events in steps:
                 for event in events:
@@ -141,6 +152,8 @@ class Generations:
     ) -> AsyncGenerator[list[OutputEvent], None]:
         """Generate after what ``output`` has, until it is finished or pauses: what each step adds."""
         params = sampling_params(job.request, max_tokens=job.limit.max_tokens - len(output.token_ids), grammar=grammar)
+        if job.rules.is_required and not self._prompts.has_native_tools:
+            params = replace(params, temperature=0.0)  # what an untrained model knows of calls drowns in its noise
         prompt = [*job.prompt.token_ids, *output.token_ids]
         steps = self._engine.generate(job.request.request_id, prompt, params)
         async with aclosing(steps):  # the one place where an engine request is aborted
@@ -173,7 +186,7 @@ class Generations:
                 for event in events:
                     match event:
                         case pb.PartStarted():
-                            yield pb.PartStarted(kind=pb.PartKind.PART_KIND_REASONING_SUMMARY)
+                            yield pb.PartStarted(kind=pb.PART_KIND_REASONING_SUMMARY)
                         case Delta() if event.text:
                             yield Delta(event.text, [])
                         case pb.PartEnded():
@@ -193,8 +206,53 @@ class Generations:
                 reasoning = reasoning[(len(reasoning) + 1) // 2 :]
                 continue
             window = self._engine.info.context_window
-            return _Job(asked, prompt, token_limit(asked, input_tokens=len(prompt.token_ids), context_window=window))
+            limit = token_limit(asked, input_tokens=len(prompt.token_ids), context_window=window)
+            return _Job(asked, prompt, limit, CallRules())
         return None
+
+    def _rules(self, request: pb.GenerateRequest) -> CallRules:
+        rules = call_rules(request)
+        return rules if self._prompts.has_native_tools else rules.at_most(_MAX_UNTRAINED_CALLS)
+
+    def _constraint(self, job: "_Job") -> str | None:
+        if not self._engine.info.capabilities.grammar:
+            return None
+        max_string = None if self._prompts.has_native_tools else _MAX_UNTRAINED_STRING
+        return constraint(job.request, job.rules, self._prompts.tool_format, max_string=max_string)
+
+    def _has_choice(self, job: "_Job") -> bool:
+        """Whether it is for us to find out if the model wants to call, and what."""
+        rules = job.rules
+        is_open = rules.allows_calls and (not rules.is_required or len(rules.names) > 1)
+        return is_open and not self._prompts.has_native_tools and self._engine.info.capabilities.scoring
+
+    async def _choose(self, job: "_Job", output: Output) -> None:
+        """Narrow the rules of ``job`` to an answer or a first call."""
+        loop, names = asyncio.get_running_loop(), job.rules.names
+        heads = await loop.run_in_executor(self._threads, self._prompts.call_heads, names)
+        prompt = [*job.prompt.token_ids, *output.token_ids]
+        room = self._engine.info.context_window - len(prompt)
+        if room <= max(map(len, heads.values())) + _ROOM_FOR_NOTHING:
+            job.rules = job.rules if job.rules.is_required else job.rules.answering()
+        else:
+            blank = await self._in_thread(self._prompts.build, saying_nothing(job.request))
+            choice = await choose(
+                self._engine,
+                heads,
+                prompt=prompt,
+                blank=blank.token_ids,
+                request_id=job.request.request_id,
+                cache_salt=job.request.cache_salt,
+            )
+            output.feed(Step(cached_tokens=choice.cached_tokens))
+            is_call = job.rules.is_required or choice.is_call
+            job.rules = job.rules.calling(choice.best) if is_call else job.rules.answering()
+        job.grammar = await self._in_thread(self._constraint, job)
+
+    def _answer_parser(self, job: "_Job") -> OutputParser:
+        if not job.rules.allows_calls:
+            return PlainParser()
+        return self._prompts.tool_format.new_parser(may_mix=has_free_text(job.request))
 
     def _may_think(self, job: "_Job") -> bool:
         return self._prompts.reasoning.marks is not None and job.prompt.thinking is not ThinkingPlace.CLOSED
@@ -205,11 +263,11 @@ class Generations:
 
     def _output(self, job: "_Job") -> Output:
         tokenizer, marks = self._engine.tokenizer, self._prompts.reasoning.marks
-        parser: OutputParser = PlainParser()
+        parser = self._answer_parser(job)
         spelled: dict[int, bytes] = {}
         if marks is not None and self._may_think(job):
             is_open = job.prompt.thinking is ThinkingPlace.OPEN
-            parser = ThinkingParser(marks, is_open=is_open, new_answer_parser=PlainParser)
+            parser = ThinkingParser(marks, is_open=is_open, new_answer_parser=lambda: self._answer_parser(job))
             spelled = {tokenizer.markers[mark]: mark.encode() for mark in marks if mark in tokenizer.markers}
         try:
             return Output(
@@ -230,23 +288,32 @@ class Generations:
     def _check_resume(self, job: "_Job", output: Output) -> None:
         """Not every engine can enter a grammar in its middle; thoughts are under none."""
         is_inside = bool(job.request.resume_token_ids) and (output.has_answer or not self._may_think(job))
-        if job.grammar is not None and is_inside and not self._engine.info.capabilities.grammar_resume:
+        if job.grammar is None or not is_inside or self._engine.info.capabilities.grammar_resume:
+            return
+        if not self._is_in_free_text(job, output):
             message = "The inference worker failed, and the format does not allow another one to go on. Try again."
             raise ApiError(ErrorReason.ERROR_REASON_ENGINE_FAILED, message)
 
-    async def _in_thread(self, function: Callable[[pb.GenerateRequest], _T], request: pb.GenerateRequest) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, request)
+    def _is_in_free_text(self, job: "_Job", output: Output) -> bool:
+        """Whether the grammar is one of any text but calls, so that it can be begun anew at this place."""
+        text = self._engine.tokenizer.decode(output.token_ids).decode(errors="replace")
+        may_begin_call = self._prompts.tool_format.may_begin_call(text)
+        return has_free_text(job.request) and not output.has_call and not job.rules.is_required and not may_begin_call
+
+    async def _in_thread(self, function: Callable[[_S], _T], argument: _S) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, argument)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Job:
     """One generation, ready for the engine."""
 
     request: pb.GenerateRequest
     prompt: Prompt
     limit: TokenLimit
+    rules: CallRules
     grammar: str | None = None
-    """What the answer is held to."""
+    """What the answer and the calls are held to."""
 
 
 class _Report:

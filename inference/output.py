@@ -13,7 +13,7 @@ from inference.params import TokenLimit
 from inference.parsing import base as parsing
 from inference.tokenizer import Tokenizer
 
-_REASONING_KINDS = (pb.PartKind.PART_KIND_REASONING, pb.PartKind.PART_KIND_REASONING_SUMMARY)
+_REASONING_KINDS = (pb.PART_KIND_REASONING, pb.PART_KIND_REASONING_SUMMARY)
 
 
 class Delta(NamedTuple):
@@ -86,6 +86,8 @@ class Output:
         anew after ``token_ids``, perhaps under other rules. The next ``feed`` goes on."""
         self.has_answer = False
         """A part that is no reasoning has begun."""
+        self.has_call = False
+        """A function call has begun."""
         for token_id in resume_token_ids:
             self.is_paused = False
             self._take(token_id, None, [])
@@ -111,7 +113,7 @@ class Output:
     def resumed(self) -> list[OutputEvent]:
         """The end, if the resumed tokens leave nothing to generate; else nothing. To be asked before the first step."""
         if self._stop.found is not None:
-            return self._finish([], pb.StopReason.STOP_REASON_STOP_SEQUENCE)
+            return self._finish([], pb.STOP_REASON_STOP_SEQUENCE)
         if self._output_tokens >= self._limit.max_tokens:
             return self._finish([], self._limit.stop_reason)
         return []
@@ -131,16 +133,16 @@ class Output:
             if self.is_paused:
                 break
             if self._stop.found is not None:
-                return self._finish(events, pb.StopReason.STOP_REASON_STOP_SEQUENCE)
+                return self._finish(events, pb.STOP_REASON_STOP_SEQUENCE)
         match None if self.is_paused and len(self.token_ids) < self._limit.max_tokens else step.stop:
             case None:
                 return events
             case EngineStop.END_OF_TURN:
-                return self._finish(events, pb.StopReason.STOP_REASON_END_OF_TURN)
+                return self._finish(events, pb.STOP_REASON_END_OF_TURN)
             case EngineStop.MAX_TOKENS:
                 return self._finish(events, self._limit.stop_reason)
             case EngineStop.CONTENT_FILTER:
-                return self._finish(events, pb.StopReason.STOP_REASON_CONTENT_FILTER)
+                return self._finish(events, pb.STOP_REASON_CONTENT_FILTER)
 
     def restart(self, parser: parsing.OutputParser) -> None:
         """Forget every token: what the last ``feed`` returned was told to nobody, and nothing before it was."""
@@ -150,7 +152,7 @@ class Output:
         self._output_tokens = self._reasoning_tokens = self._tokens_since_delta = 0
         self._kind = None
         self._token_ids, self._logprobs, self._reasoning, self.token_ids = [], [], [], []
-        self.is_finished = self.is_paused = self.has_answer = False
+        self.is_finished = self.is_paused = self.has_answer = self.has_call = False
 
     def _take(self, token_id: int, logprob: TokenLogprob | None, events: list[OutputEvent]) -> None:
         self._output_tokens += 1
@@ -178,11 +180,12 @@ class Output:
                     self._kind = event.kind
                     if event.kind not in _REASONING_KINDS:
                         self.has_answer, self.is_paused = True, False
+                        self.has_call = self.has_call or event.kind == pb.PART_KIND_FUNCTION_CALL
                     events.append(pb.PartStarted(kind=event.kind, name=event.name))
                 case parsing.PartEnded():
                     if self._token_ids:
                         self._append_delta("", events)
-                    self.is_paused = self._pauses_after_reasoning and self._kind == pb.PartKind.PART_KIND_REASONING
+                    self.is_paused = self._pauses_after_reasoning and self._kind == pb.PART_KIND_REASONING
                     self._kind = None
                     self._logprobs = []  # of markup
                     events.append(pb.PartEnded())
@@ -208,7 +211,7 @@ class Output:
 
     def _append_delta(self, text: str, events: list[OutputEvent]) -> None:
         logprobs: Sequence[content_pb2.Logprob] = ()
-        if self._kind != pb.PartKind.PART_KIND_TEXT:
+        if self._kind != pb.PART_KIND_TEXT:
             self._logprobs = []  # of answers alone
         elif text and self._logprobs:
             logprobs, self._logprobs = self._logprobs, []
@@ -221,12 +224,12 @@ class Output:
 
     def _finish(self, events: list[OutputEvent], reason: pb.StopReason.ValueType) -> list[OutputEvent]:
         self.is_finished = True
-        if reason != pb.StopReason.STOP_REASON_STOP_SEQUENCE:
+        if reason != pb.STOP_REASON_STOP_SEQUENCE:
             rest = self._stop.feed(self._detokenizer.finish())
             if self._stop.found is None:
                 rest += self._stop.finish()
             else:
-                reason = pb.StopReason.STOP_REASON_STOP_SEQUENCE
+                reason = pb.STOP_REASON_STOP_SEQUENCE
             self._apply(self._parser.feed(rest), events)
         self._apply(self._parser.finish(), events)
         events.append(pb.Finished(stop_reason=reason, usage=self.usage, stop_sequence=self._stop.found or ""))

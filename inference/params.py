@@ -17,14 +17,22 @@ MAX_REQUEST_ID_CHARACTERS = 128
 _VERBOSITIES = (response_pb2.Verbosity.VERBOSITY_UNSPECIFIED, response_pb2.Verbosity.VERBOSITY_MEDIUM)
 
 _UNSUPPORTED: dict[str, Callable[[pb.GenerateRequest], bool]] = {
-    "tools": lambda request: bool(request.tools),
-    "tool_choice": lambda request: (
-        request.tool_choice.WhichOneof("choice") not in (None, "mode")
-        or request.tool_choice.mode == tool_pb2.ToolChoiceMode.TOOL_CHOICE_MODE_REQUIRED
-    ),
     "text.verbosity": lambda request: request.text.verbosity not in _VERBOSITIES,
 }
 """Parameters, and whether a request uses more of them than this worker can do."""
+
+_NEED_GRAMMAR: dict[str, Callable[[pb.GenerateRequest], bool]] = {
+    "text.format": lambda request: request.text.format.WhichOneof("format") not in (None, "text"),
+    "tool_choice": lambda request: (
+        request.tool_choice.WhichOneof("choice") not in (None, "mode")
+        or request.tool_choice.mode == tool_pb2.TOOL_CHOICE_MODE_REQUIRED
+    ),
+    "parallel_tool_calls": lambda request: (
+        bool(request.tools) and request.HasField("parallel_tool_calls") and not request.parallel_tool_calls
+    ),
+    "max_tool_calls": lambda request: bool(request.tools) and request.HasField("max_tool_calls"),
+}
+"""Parameters that only a grammar can hold the model to, and whether a request uses them so."""
 
 _DECIMAL_RANGES = {
     "temperature": (0.0, 2.0),
@@ -59,8 +67,9 @@ def check_request(request: pb.GenerateRequest, info: EngineInfo, model: str) -> 
     for param, is_used in _UNSUPPORTED.items():
         if is_used(request):
             raise _unsupported(param)
-    if request.text.format.WhichOneof("format") not in (None, "text") and not info.capabilities.grammar:
-        raise _unsupported("text.format")
+    for param, is_used in _NEED_GRAMMAR.items():
+        if not info.capabilities.grammar and is_used(request):
+            raise _unsupported(param)
     _check_sampling(request, info)
     if request.HasField("max_output_tokens") and request.max_output_tokens < 1:
         raise _below("max_output_tokens", 1)

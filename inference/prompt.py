@@ -27,6 +27,11 @@ from inference.dialect import ChatMessage, ToolStyle, find_dialect, to_template
 from inference.markers import MarkerIndex
 from inference.template import ChatTemplate
 from inference.tokenizer import Tokenizer
+from inference.tools.format import ToolFormat
+from inference.tools.hermes import HermesFormat
+from inference.tools.native import native_format
+from inference.tools.prompted import with_tools
+from inference.tools.rules import call_rules
 from inference.traced import Segment, TracedStr
 
 CACHED_CHARS = 4 * 2**20
@@ -77,7 +82,14 @@ class PromptBuilder:
         self._markers = MarkerIndex(tokenizer.markers)
         self._marker_ids = frozenset(self._markers.ids.values()) | tokenizer.eos_token_ids
         self._template = ChatTemplate(chat_template, _special_tokens(tokenizer))
-        self._dialect = find_dialect(self._template)
+        self._dialect = self._told_dialect = find_dialect(self._template)
+        native = native_format(self._template, self._dialect)
+        if native is None and self._dialect.tools is not ToolStyle.TEXT:
+            self._told_dialect = find_dialect(self._template, [ToolStyle.TEXT])
+        self.has_native_tools = native is not None
+        """The chat template tells the model of tools, in a format that we know; else a prompt of ours does."""
+        self.tool_format: ToolFormat = native or HermesFormat()
+        """How the model writes calls."""
         trial = [ChatMessage("user", "a")]
         self.reasoning = reasoning.find_style(
             chat_template, tokenizer.markers, lambda variables: self._render(trial, (), variables), thinking_marks
@@ -91,12 +103,9 @@ class PromptBuilder:
 
         Raises:
             ApiError: CONTEXT_LENGTH_EXCEEDED; UNSUPPORTED_VALUE and UNSUPPORTED_PARAMETER, something that the model
-                does not take; INVALID_PROMPT, the template refuses the conversation. ``param`` counts ``request.items``
-                as ``input[i]``.
+                does not take; INVALID_VALUE, a tool choice of no tool; INVALID_PROMPT, the template refuses the
+                conversation. ``param`` counts ``request.items`` as ``input[i]``.
         """
-        if request.tools and self._dialect.tools is ToolStyle.TEXT:
-            message = "The model's chat template has no place for tools."
-            raise ApiError(ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER, message, "tools")
         token_ids, thinking = self._tokenize_items(request, request.items)
         if len(token_ids) >= self._context_window and request.truncation == Truncation.TRUNCATION_AUTO:
             token_ids = self._truncate(request, token_ids)
@@ -117,6 +126,10 @@ class PromptBuilder:
         closing = self._tokenize_text(TracedStr.literal(f"{start}\n{marks.end}\n\n"))
         self._check_length(prompt.token_ids + closing)
         return Prompt(prompt.token_ids + closing, ThinkingPlace.CLOSED)
+
+    def call_heads(self, names: Iterable[str]) -> dict[str, list[int]]:
+        """The token ids with which a call of each function begins."""
+        return {name: self._tokenizer.encode(self.tool_format.call_head(name)) for name in names}
 
     def _check_length(self, token_ids: Sequence[int]) -> None:
         if len(token_ids) >= self._context_window:
@@ -146,16 +159,24 @@ class PromptBuilder:
     def _tokenize_items(self, request: GenerateRequest, items: Iterable[Item]) -> tuple[list[int], ThinkingPlace]:
         messages = read_conversation(request.instructions, items)
         variables = self.reasoning.variables(request.reasoning)
-        rendered = self._render(messages, request.tools, variables)
+        rendered = self._render(messages, self._tools(request), variables)
         return self._tokenize(rendered), self._thinking_place(rendered)
+
+    def _tools(self, request: GenerateRequest) -> list[dict[str, object]]:
+        """The tools that the model is told of. A prompt of ours makes it eager to call, so it must not call in vain."""
+        allows_calls = call_rules(request).allows_calls
+        return _to_template_tools(request.tools) if allows_calls or self.has_native_tools else []
 
     def _render(
         self,
         messages: Sequence[ChatMessage],
-        tools: Sequence[Tool] = (),
+        tools: Sequence[Mapping[str, object]] = (),
         variables: Mapping[str, object] | None = None,
     ) -> TracedStr:
-        return self._template.render(to_template(self._dialect.adapt(messages)), _to_template_tools(tools), variables)
+        dialect = self._dialect
+        if tools and not self.has_native_tools:
+            dialect, messages, tools = self._told_dialect, with_tools(messages, tools), ()
+        return self._template.render(to_template(dialect.adapt(messages)), tools or None, variables)
 
     def _thinking_place(self, rendered: TracedStr) -> ThinkingPlace:
         """Content is not asked: what the user wrote opens no thoughts."""
@@ -266,21 +287,20 @@ def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
     return special_tokens
 
 
-def _to_template_tools(tools: Sequence[Tool]) -> list[dict[str, object]] | None:
-    """``tools`` as Hugging Face's templates take them; None if there are none.
+def _to_template_tools(tools: Sequence[Tool]) -> list[dict[str, object]]:
+    """The functions of ``tools`` as Hugging Face's templates take them; the model is told of no other kind of tool.
 
     Raises:
-        ApiError: UNSUPPORTED_VALUE, a tool that is no function.
+        ApiError: INVALID_JSON_SCHEMA.
     """
     converted: list[dict[str, object]] = []
     for index, tool in enumerate(tools):
-        if tool.WhichOneof("kind") != "function":
-            message = "The model takes functions only."
-            raise ApiError(ErrorReason.ERROR_REASON_UNSUPPORTED_VALUE, message, f"tools[{index}]")
+        if not tool.HasField("function"):
+            continue
         function: dict[str, object] = {"name": tool.function.name, "description": tool.function.description}
         function["parameters"] = _schema(tool.function.parameters, f"tools[{index}].parameters")
         converted.append({"type": TracedStr.literal("function"), "function": function})
-    return converted or None
+    return converted
 
 
 def _schema(text: str, param: str) -> object:

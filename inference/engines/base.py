@@ -28,6 +28,8 @@ class Capabilities:
     max_top_logprobs: int = 0
     grammar: bool = False
     grammar_resume: bool = False
+    scoring: bool = False
+    """``SamplingParams.forced_token_ids`` are honoured."""
     images: bool = False
     cache_salt: bool = False
 
@@ -64,6 +66,9 @@ class SamplingParams:
     """None: no log probabilities; otherwise this many candidates a token, 0 to ``max_top_logprobs``."""
     grammar: str | None = None
     """GBNF text: its ``root`` generates what may come, and the turn ends only where that is whole."""
+    forced_token_ids: tuple[int, ...] = ()
+    """If not empty, the ids that are generated, however unlikely: to learn their log probabilities. As many as
+    ``max_tokens``, and all whole characters; not with ``grammar``."""
     cache_salt: str = ""
     """Generations with different salts share no KV cache, if the engine can keep them apart."""
 

@@ -25,7 +25,7 @@ from antiphon.responses.v1.item_pb2 import (
     Role,
 )
 from antiphon.responses.v1.response_pb2 import Truncation
-from antiphon.responses.v1.tool_pb2 import FunctionTool, RawTool, Tool
+from antiphon.responses.v1.tool_pb2 import FunctionTool, Tool
 from inference.prompt import PromptBuilder
 from tests.support.templates import CASES, TemplateCase
 from tests.support.tokenizer import ByteTokenizer
@@ -247,7 +247,6 @@ def test_content_that_is_no_text_is_refused_with_its_place(item: Item, param: st
     [
         (GenerateRequest(items=[Item(item_reference=ItemReference())]), "UNSUPPORTED_VALUE", "input[0]"),
         (GenerateRequest(items=[Item(message=Message())]), "INVALID_VALUE", "input[0].role"),
-        (GenerateRequest(tools=[Tool(raw=RawTool(type="web_search"))]), "UNSUPPORTED_VALUE", "tools[0]"),
         (
             GenerateRequest(tools=[Tool(function=FunctionTool(parameters="{"))]),
             "INVALID_JSON_SCHEMA",
@@ -260,11 +259,6 @@ def test_what_the_model_cannot_take_is_refused_with_its_place(
 ) -> None:
     error = refusal(shared(CASE["qwen3"])[0], request_)
     assert (ErrorReason.Name(error.reason), error.param) == (f"ERROR_REASON_{reason}", param)
-
-
-def test_tools_are_refused_where_the_template_has_no_place_for_them() -> None:
-    error = refusal(shared(CASE["smollm2"])[0], GenerateRequest(tools=[Tool(function=FunctionTool(name="f"))]))
-    assert (error.reason, error.param) == (ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER, "tools")
 
 
 def test_a_prompt_must_be_shorter_than_the_context_window() -> None:

@@ -34,8 +34,6 @@ from antiphon.responses.v1.tool_pb2 import (
     AllowedToolsChoice,
     FunctionTool,
     FunctionToolChoice,
-    RawTool,
-    RawToolChoice,
     Tool,
     ToolChoice,
 )
@@ -270,16 +268,6 @@ def test_an_output_must_answer_a_call_before_it() -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [TOOL]}, "tools"),
-        ({"tools": [Tool(raw=RawTool(type="custom", json=b"{}"))]}, "tools"),
-        ({"tool_choice": ToolChoice(raw=RawToolChoice(type="mcp", json=b"{}"))}, "tool_choice"),
-        ({"max_tool_calls": 1}, "max_tool_calls"),
-        (schema_format(), "text.format.type"),
-        ({"text": pb.TextConfig(format=pb.TextFormat(json_object=pb.TextFormatJsonObject()))}, "text.format.type"),
-        ({"reasoning": pb.ReasoningConfig(effort=pb.REASONING_EFFORT_LOW)}, "reasoning.effort"),
-        ({"reasoning": pb.ReasoningConfig(summary=pb.REASONING_SUMMARY_AUTO)}, "reasoning.summary"),
-        ({"include": [pb.INCLUDE_MESSAGE_OUTPUT_TEXT_LOGPROBS]}, "include[0]"),
-        ({"top_logprobs": 1}, "top_logprobs"),
         ({"background": True}, "background"),
         ({"input": [user(ContentPart(raw=RawPart(type="input_audio", json=b"{}")))]}, "input[0].content[0]"),
         ({"input": [Item(raw=RawItem(type="mcp_call", json=b"{}"))]}, "input[0]"),

@@ -50,7 +50,9 @@ class LlamaCppEngine:
             engine=f"llamacpp {VERSION}",
             context_window=settings.context_window,
             capacity=settings.parallel,
-            capabilities=Capabilities(penalties=True, seed=True, max_top_logprobs=20, grammar=True, cache_salt=True),
+            capabilities=Capabilities(
+                penalties=True, seed=True, max_top_logprobs=20, grammar=True, scoring=True, cache_salt=True
+            ),
         )
         self._threads = ThreadPoolExecutor(settings.parallel, thread_name_prefix="llamacpp")
         self._slots = Slots(settings.parallel)

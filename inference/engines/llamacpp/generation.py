@@ -4,7 +4,7 @@ import hashlib
 import math
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -56,7 +56,7 @@ class Generation:
         self._notify = notify
         self._stop_ids = tokenizer.eos_token_ids.union(params.stop_token_ids)
         self._penalized = params.presence_penalty != 0 or params.frequency_penalty != 0
-        self._grammar = params.grammar
+        self._grammar = _forcing(params.forced_token_ids) if params.forced_token_ids else params.grammar
         self._seed = random.getrandbits(63) if params.seed is None else params.seed
         self._reuse = slot.cache_salt == params.cache_salt
         self._generated: list[int] = []
@@ -224,6 +224,11 @@ def _seed_at(seed: int, position: int) -> int:
     """
     digest = hashlib.blake2b(f"{seed} {position}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) % (2**32 - 1)
+
+
+def _forcing(token_ids: Sequence[int]) -> str:
+    """The grammar of exactly ``token_ids``; only llama.cpp's dialect names tokens by their ids."""
+    return "root ::= " + " ".join(f"<[{token_id}]>" for token_id in token_ids)
 
 
 def _is_text(piece: bytes) -> bool:

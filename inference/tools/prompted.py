@@ -1,0 +1,48 @@
+"""Tools for models whose chat template has no place for them: told in a system message, and shown by example."""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+
+from inference.dialect import ChatMessage, ToolCall
+from inference.traced import TracedStr
+
+_SECTION = """You are a helpful assistant.
+
+# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{tools}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>"""
+"""What Hermes and Qwen models are trained on, so that others have read of it."""
+
+_EXAMPLES = (
+    ChatMessage("user", "Good evening!"),
+    ChatMessage("assistant", "Good evening! How can I help you?"),
+    ChatMessage("user", "What time is it in Rome?"),
+    ChatMessage("assistant", tool_calls=(ToolCall("example", "get_time", '{"city": "Rome"}'),)),
+)
+"""One message that needs no tool and one that does. Small models learn the form of a call from it, and, as the
+function is not among their tools, to think of a name that fits the question: what ``choice`` reads off them. Examples
+of questions that are answered in words make the smallest ones answer all questions so."""
+
+
+def with_tools(messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, object]]) -> list[ChatMessage]:
+    """``messages`` with what the model has to know of ``tools``, which are as templates take them.
+
+    Rules that come first stay before the examples: right before the user's first message they would draw a small
+    model's attention from its tools.
+    """
+    lines = TracedStr("\n").join([json.dumps(tool, ensure_ascii=False) for tool in tools])
+    before, after = _SECTION.format(tools="\0").split("\0")
+    section = ChatMessage("system", TracedStr.concat((before, lines, after)))
+    rules = list(itertools.takewhile(lambda message: message.role == "system", messages))
+    return [section, *rules, *_EXAMPLES, *messages[len(rules) :]]
