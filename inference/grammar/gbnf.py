@@ -93,7 +93,7 @@ class Grammar:
             document = Document(schema, param=param)
             if not document.is_inhabited(document.root):
                 raise refusal("no value is valid under it", param)
-            return SchemaRules(self, document).add(document.root)
+            return SchemaRules(self, document).add()
         except RecursionError as error:
             raise refusal("it is nested too deeply", param) from error
         except GrammarTooLargeError as error:

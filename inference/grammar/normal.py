@@ -153,7 +153,10 @@ class Document:
         self._branches(node)
         self._steps = 0
         with complexity_at(node.param):
-            return [branch for branch in node.narrowed if self._branch_is_inhabited(branch, set())]
+            for branches in (node.narrowed, self._branches(node)):
+                if found := [branch for branch in branches if self._branch_is_inhabited(branch, set())]:
+                    return found
+        return []
 
     def is_inhabited(self, node: Node) -> bool:
         """Whether some value is valid."""
@@ -372,7 +375,7 @@ class Document:
                 return not branch.automaton.is_empty
             case Arrays():
                 return (branch.most is None or branch.least <= branch.most) and all(
-                    self._is_inhabited(element, above) for element in _first_elements(branch)
+                    self._is_inhabited(element, above) for element in first_elements(branch)
                 )
             case Objects():
                 if branch.most is not None and branch.least > branch.most:
@@ -387,7 +390,7 @@ class Document:
                 return True
 
 
-def _first_elements(arrays: Arrays) -> Iterator[Node]:
+def first_elements(arrays: Arrays) -> Iterator[Node]:
     """Of the shortest valid arrays."""
     yield from arrays.prefix[: arrays.least]
     if arrays.least > len(arrays.prefix):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from inference.grammar.bodies import MAX_REPEAT, alternatives, char_class, literal, repeated
 from inference.grammar.keywords import refusal
@@ -17,6 +17,7 @@ from inference.grammar.normal import (
     Values,
     complexity_at,
 )
+from inference.grammar.recursion import MAX_LEVELS, Recursion
 from inference.grammar.regular import ANY, ANYTHING, Automaton, Ranges, common, compiled, of_texts, union
 
 if TYPE_CHECKING:
@@ -32,43 +33,66 @@ _ESCAPED: Ranges = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
 _RAW: Ranges = union([(0x20, 0x21), (0x23, 0x5B), (0x5D, 0xD7FF), (0xE000, 0x10FFFF)])
 
 
+class _Place(NamedTuple):
+    """A node as far down in itself as ``level`` says: rules are written anew for each level."""
+
+    node: Node
+    level: int
+
+
 class SchemaRules:
     """Adds the rules of one document to a grammar."""
 
     def __init__(self, grammar: "Grammar", document: Document) -> None:
         self._grammar = grammar
         self._document = document
-        self._names: dict[int, str] = {}
-        self._waiting: list[Node] = []
+        self._recursion = Recursion(document, document.root)
+        self._names: dict[_Place, str] = {}
+        self._waiting: list[_Place] = []
 
-    def add(self, root: Node) -> str:
-        """Add all that ``root`` needs; returns its rule.
+    def add(self) -> str:
+        """Add all that the document's root needs; returns its rule.
 
         Raises:
             ApiError: INVALID_JSON_SCHEMA.
             GrammarTooLargeError: as it says.
         """
-        name = self._rule(root)
+        name = self._rule(_Place(self._document.root, 0))
         while self._waiting:
-            node = self._waiting.pop()
-            self._document.check_time(node.param)
-            with complexity_at(node.param):
-                bodies = [self._body(branch, node) for branch in self._document.branches(node)]
-            self._grammar.define(self._names[id(node)], " | ".join(bodies))
+            place = self._waiting.pop()
+            param = place.node.param
+            self._document.check_time(param)
+            with complexity_at(param):
+                bodies = [
+                    self._body(branch, place)
+                    for branch in self._document.branches(place.node)
+                    if place.level + self._recursion.branch_cost(branch, place.node) <= MAX_LEVELS
+                ]
+            if not bodies:
+                raise refusal(f"its values are nested in themselves more than {MAX_LEVELS} times", param)
+            self._grammar.define(self._names[place], " | ".join(bodies))
         return name
 
-    def _rule(self, node: Node) -> str:
-        if not node.members:
+    def _rule(self, place: _Place) -> str:
+        if not place.node.members:
             return self._grammar.json_value()
-        if id(node) not in self._names:
-            self._names[id(node)] = self._grammar.reserve(_last_step(node.param))
-            self._waiting.append(node)
-        return self._names[id(node)]
+        if place not in self._names:
+            self._names[place] = self._grammar.reserve(_last_step(place.node.param))
+            self._waiting.append(place)
+        return self._names[place]
 
-    def _body(self, branch: Branch, node: Node) -> str:
+    def _part(self, place: _Place, part: Node) -> str:
+        """The rule of ``part`` as a part of the value at ``place``."""
+        return self._rule(_Place(part, place.level + self._recursion.levels(place.node, part)))
+
+    def _has_room(self, place: _Place, part: Node) -> bool:
+        """Whether the value at ``place`` can have such a part."""
+        return place.level + self._recursion.cost(place.node, part) <= MAX_LEVELS
+
+    def _body(self, branch: Branch, place: _Place) -> str:
         match branch:
             case Values():
-                return self._values(branch, node)
+                return self._values(branch, place.node)
             case Numbers(low=None, high=None):
                 return self._grammar.json_integer() if branch.only_integers else self._grammar.json_number()
             case Numbers():
@@ -81,9 +105,9 @@ class SchemaRules:
             case Strings():
                 return self._string(branch.automaton)
             case Arrays():
-                return self._array(branch)
+                return self._array(branch, place)
             case Objects():
-                return self._object(branch, node)
+                return self._object(branch, place)
             case _:
                 assert_never(branch)
 
@@ -99,27 +123,27 @@ class SchemaRules:
     def _string(self, automaton: Automaton) -> str:
         return rf'"\"" {self._automaton("text", automaton, self._json_chars)} "\""'
 
-    def _array(self, branch: Arrays) -> str:
+    def _array(self, branch: Arrays, place: _Place) -> str:
         ws = self._grammar.whitespace()
         most = branch.most
         for index, node in enumerate(branch.prefix[:most]):
-            if not self._document.is_inhabited(node):
+            if not self._has_room(place, node):
                 most = index
         if most is None or most > len(branch.prefix):
             is_closed = branch.is_closed and branch.least <= len(branch.prefix)
-            if is_closed or not self._document.is_inhabited(branch.items):
+            if is_closed or not self._has_room(place, branch.items):
                 most = len(branch.prefix)
         if most == 0:
             return f'"[" {ws} "]"'
-        return f'"[" {ws} {self._elements(branch, most)} "]"'
+        return f'"[" {ws} {self._elements(branch, most, place)} "]"'
 
-    def _elements(self, branch: Arrays, most: int | None) -> str:
+    def _elements(self, branch: Arrays, most: int | None, place: _Place) -> str:
         """The elements, commas between and whitespace after them."""
         ws = self._grammar.whitespace()
         length = len(branch.prefix) if most is None else min(most, len(branch.prefix))
         body = ws
         if most is None or most > length:
-            item = self._rule(branch.items)
+            item = self._part(place, branch.items)
             next_item = self._grammar.add_rule(f"next-{item}", f'"," {ws} {item}')
             least = max(0, branch.least - length)
             limit = None if most is None else most - length
@@ -131,30 +155,34 @@ class SchemaRules:
                 return body if least else f"({body})?"
         for index in reversed(range(length)):
             comma = f'"," {ws} ' if index else ""
-            body = f"{comma}{self._rule(branch.prefix[index])} {body}"
+            body = f"{comma}{self._part(place, branch.prefix[index])} {body}"
             if index >= branch.least:
                 body = self._grammar.add_rule("elements", f"{body} | {ws if index else literal('')}")
         return body
 
-    def _object(self, branch: Objects, node: Node) -> str:
+    def _object(self, branch: Objects, place: _Place) -> str:
         ws = self._grammar.whitespace()
         fields = {
-            name: self._rule(value) for name, value in branch.properties.items() if self._document.is_inhabited(value)
+            name: self._part(place, value) for name, value in branch.properties.items() if self._has_room(place, value)
         }
-        is_open = self._document.is_inhabited(branch.additional)
+        is_open = self._has_room(place, branch.additional)
         if branch.is_closed and branch.least <= len(fields):
             is_open = False
         if is_open and branch.least > len(branch.required) + 1:
-            raise refusal("'minProperties' is not supported for properties of any name", f"{node.param}.minProperties")
+            raise refusal(
+                "'minProperties' is not supported for properties of any name", f"{place.node.param}.minProperties"
+            )
         pair = (
-            self._grammar.add_rule("pair", f'{self._other_name(branch)} ":" {ws} {self._rule(branch.additional)}')
+            self._grammar.add_rule(
+                "pair", f'{self._other_name(branch)} ":" {ws} {self._part(place, branch.additional)}'
+            )
             if is_open
             else None
         )
         cap = min(len(fields), max(1, branch.least, branch.most or 0))
         """Up to so many properties are counted."""
         if cap * len(fields) > _MAX_COUNTED:
-            raise refusal("there are too many properties to be counted", node.param)
+            raise refusal("there are too many properties to be counted", place.node.param)
         tails = [self._other_pairs(branch, pair, count) for count in range(cap + 1)]
         for index, (name, value) in reversed(list(enumerate(fields.items()))):
             field = f"{literal(_json_text(name) + ':')} {ws} {value}"

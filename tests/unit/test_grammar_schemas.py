@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from inference.grammar import Grammar
+from inference.grammar.recursion import MAX_LEVELS
 from tests.support.gbnf import Gbnf
 from tests.support.schemas import Case, cases
 
@@ -72,6 +73,33 @@ TREE: dict[str, Any] = {
     },
     "$ref": "#/$defs/node",
 }
+
+
+def test_a_value_is_nested_in_itself_to_a_limit() -> None:
+    gbnf = gbnf_of(TREE)
+
+    def chain(length: int) -> dict[str, Any]:
+        return {"name": "a", "children": [chain(length - 1)] if length > 1 else []}
+
+    assert gbnf.matches(spelled(chain(MAX_LEVELS + 1)))
+    assert not gbnf.matches(spelled(chain(MAX_LEVELS + 2)))
+    assert len(check_generated(TREE, texts=50)) == 50
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/b"}, "minItems": 1},
+                   "b": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"},
+        {"type": "object", "properties": {"a": {"$ref": "#"}, "b": {"$ref": "#"}, "c": {}}, "minProperties": 1,
+         "additionalProperties": False},
+        {"anyOf": [{"type": "object", "additionalProperties": {"$ref": "#"}, "minProperties": 1}, {"type": "boolean"}]},
+        {"minLength": 5, "maxLength": 3},
+    ],
+    ids=["mutual", "optional", "map", "narrowed"],
+)  # fmt: skip
+def test_every_level_can_come_to_an_end(schema: dict[str, Any]) -> None:
+    assert len(check_generated(schema, texts=50)) == 50
 
 
 @pytest.mark.parametrize(
