@@ -1,6 +1,7 @@
 # make run        start everything on this machine (ARGS="--port 9000" and whatever else `antiphon up --help` lists)
 # make test       lint, types and all quick tests, with coverage
 # make test-all   the slow tests too, among them clients that others wrote, in Python and JavaScript
+# make bench      CPU per event and other numbers, as ratios in one run
 # make lint       formatting, lint, types, import rules, proto rules
 # make clean      remove what these made; the data in .state stays
 #
@@ -9,7 +10,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := run
-.PHONY: run test test-fast test-slow test-all lint model clean
+.PHONY: run test test-fast test-slow test-all lint bench model clean
 
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -51,6 +52,9 @@ test-fast: $(VENV)/.dev model
 
 test-slow: $(VENV)/.judges model
 	$(BIN)/pytest -m slow
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m bench
 
 model: $(VENV)/.stack
 	@$(BIN)/antiphon pull
