@@ -18,6 +18,7 @@ from edge.compaction import (
     turn_starts,
     user_messages,
 )
+from edge.offload import in_thread_if_large
 from edge.preparation import Prepared, Preparer
 from edge.request import generate_request, routing_key
 from edge.sealing import Sealer
@@ -56,7 +57,7 @@ class Compactor:
             ApiError: the request is invalid, this server has no key, or the generation failed.
         """
         check_compact_params(params)
-        validate(params)
+        await in_thread_if_large(params.ByteSize(), validate, params)
         if not self._sealer.can_seal:
             message = "This server has no key to encrypt a compaction with (EDGE_ENCRYPTION_KEYS)."
             raise ApiError(ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER, message)

@@ -18,6 +18,7 @@ from edge.compactor import Compactor
 from edge.context import ConnectionMemory
 from edge.events import ResponseEvents
 from edge.media.resolve import MediaResolver
+from edge.offload import in_thread_if_large
 from edge.preparation import Prepared, Preparer
 from edge.request import generate_request, routing_key
 from edge.run import ResponseRun, WarmUpRun
@@ -31,9 +32,6 @@ from store import ids
 from store.responses import ResponseStore
 
 log = logging.getLogger(__name__)
-
-_LARGE_REQUEST_BYTES: Final = 64 * 1024
-"""Requests from this size on are validated in a thread: a megabyte takes ten milliseconds."""
 
 _FIRST_COMMIT_RETRY_S: Final = 0.1
 _STORE_KNOWN_UP_S: Final = 1.0
@@ -114,7 +112,7 @@ class Core:
             ApiError: the request is invalid, or cannot be served now.
         """
         with self._place():
-            validate(params)
+            await in_thread_if_large(params.ByteSize(), validate, params)
             prepared = await self._preparer.prepare(owner, params)
             request = generate_request(
                 with_defaults(params), prepared.items, request_id="", cache_salt=owner, tools=params.tools
@@ -206,7 +204,7 @@ class Core:
         generate: bool,
     ) -> tuple[ResponseRun, Prepared]:
         """A run that has not started, and what it is about."""
-        validate(params)
+        await in_thread_if_large(params.ByteSize(), validate, params)
         is_sealing = wants_sealed_reasoning(params, self._sealer)
         prepared = await self._preparer.prepare(owner, params, memory)
         context = prepared.context

@@ -11,8 +11,8 @@ from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge import codec
 from edge.capabilities import encode_capabilities
 from edge.core import Core
+from edge.offload import in_thread_if_large
 from edge.rest.body import decode, decode_compact, is_strict
-from edge.rest.offload import in_thread_if_large
 from edge.rest.query import parse_retrieve
 from edge.rest.sse import SseStream
 from edge.rest.websocket import WebSocketConnection, is_upgrade

@@ -1,4 +1,4 @@
-"""Work on bodies that may be large, kept off the event loop when they are."""
+"""Work on requests that may be large, kept off the event loop when they are."""
 
 import asyncio
 from collections.abc import Callable
