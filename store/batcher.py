@@ -10,6 +10,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from antiphon.errors import ApiError
+from store import tasks
 from store.errors import Fault, fault_of, is_read_only, store_unavailable
 from store.scripts import with_source
 
@@ -64,9 +65,7 @@ class CommandBatcher:
     ) -> None:
         """Stop at once; who still waits gets STORE_UNAVAILABLE."""
         self._is_open = False
-        for sender in self._senders:
-            sender.cancel()
-        await asyncio.gather(*self._senders, return_exceptions=True)
+        await tasks.end(self._senders)
         while not self._waiting.empty():
             _end([self._waiting.get_nowait()], _closed())
 

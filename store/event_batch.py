@@ -25,6 +25,7 @@ class EventBatchBuilder:
     def __init__(self, first_sequence_number: int) -> None:
         self._batch = EventBatch(first_sequence_number=first_sequence_number)
         self._run: DeltaRun | None = None
+        self._place: tuple[DeltaKind.ValueType, str, int, int] | None = None
         self._event_count = 0
 
     @property
@@ -43,12 +44,12 @@ class EventBatchBuilder:
 
     def delta(self, kind: DeltaKind.ValueType, *, item_id: str, output_index: int, part_index: int, text: str) -> None:
         """``text`` was appended to a part: one event, without log probabilities."""
-        run = self._run
-        if run is None or (run.kind, run.item_id, run.part_index) != (kind, item_id, part_index):
+        place = (kind, item_id, output_index, part_index)
+        if self._run is None or self._place != place:
             entry = self._batch.entries.add(tokens_before=len(self._batch.token_ids))
-            self._run = run = entry.deltas
-            run.kind, run.item_id, run.output_index, run.part_index = kind, item_id, output_index, part_index
-        run.texts.append(text)
+            self._run, self._place = entry.deltas, place
+            self._run.kind, self._run.item_id, self._run.output_index, self._run.part_index = place
+        self._run.texts.append(text)
         self._event_count += 1
 
     def event(self, event: ResponseEvent) -> None:

@@ -10,6 +10,8 @@ from typing import Final, Never, Self
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisClusterException, RedisError
 
+from store import tasks
+
 log = logging.getLogger(__name__)
 
 _PING_INTERVAL_S: Final = 1.0
@@ -62,8 +64,7 @@ class Subscriber:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._task is not None
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        await tasks.end([self._task])
         if not self._task.cancelled():
             self._task.result()
 
@@ -100,16 +101,19 @@ class Subscriber:
 
     async def _serve(self, connection: AbstractConnection) -> None:
         await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._read(connection))
-            tasks.create_task(self._write(connection))
+        connection.socket_timeout = None  # its wait_for may swallow a cancellation; a silent peer is noticed by _read
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read(connection))
+            group.create_task(self._write(connection))
 
     async def _read(self, connection: AbstractConnection) -> Never:
         while True:
-            match await connection.read_response(timeout=_SILENCE_S):
+            match await connection.read_response(timeout=_SILENCE_S, disconnect_on_error=False):
                 case [b"message" | b"subscribe", bytes(channel), _]:
                     for signal in self._signals.get(channel, ()):
                         signal.set()
+                case None:
+                    raise TimeoutError(f"silent for {_SILENCE_S} s")
                 case _:  # a PONG, or the end of a subscription
                     pass
 

