@@ -1,5 +1,6 @@
 """Function tools through the whole stack: the default model decides and calls, a scripted one calls as told."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -66,6 +67,14 @@ async def test_what_needs_no_tool_is_answered_in_words(model_client: Client, tex
         body = await model_client.create(model=MODEL, input=text, tools=[WEATHER], max_output_tokens=50)
         assert [item["type"] for item in body["output"]] == ["message"]
         assert "<tool_" not in output_text(body)
+
+
+async def test_sixteen_at_once_are_decided_as_one_is(model_client: Client) -> None:
+    texts = [ASKED, "Hello, how are you?"] * 8
+    fields: dict[str, Any] = {"model": MODEL, "tools": [WEATHER], "max_output_tokens": 40}
+    bodies = await asyncio.gather(*(model_client.create(input=text, **fields) for text in texts))
+    kinds = [body["output"][0]["type"] for body in bodies]
+    assert kinds == ["function_call", "message"] * 8
 
 
 @pytest.mark.parametrize(
