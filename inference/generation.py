@@ -44,15 +44,28 @@ _ROOM_FOR_NOTHING = 8
 
 
 class Generations:
-    """Runs generations on one engine. Everything that can fail in one ends as an ApiError, logged once."""
+    """Runs generations on one engine. Everything that can fail in one ends as an ApiError, logged once.
 
-    def __init__(self, *, engine: Engine, prompts: PromptBuilder, model: pb.ModelInfo, admission: Admission) -> None:
+    Args:
+        min_p: See ``InferenceSettings``.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        prompts: PromptBuilder,
+        model: pb.ModelInfo,
+        admission: Admission,
+        min_p: float,
+    ) -> None:
         self.model = model
         self.admission = admission
         self.engine_died = asyncio.Event()
         """The engine is beyond repair."""
         self._engine = engine
         self._prompts = prompts
+        self._min_p = min_p
         self._threads = ThreadPoolExecutor(_PROMPT_THREADS, thread_name_prefix="prompt")
 
     async def run(self, request: pb.GenerateRequest) -> AsyncGenerator[GenerationEvent, None]:
@@ -151,7 +164,8 @@ class Generations:
         self, job: "_Job", output: Output, report: "_Report | None" = None, *, grammar: str | None = None
     ) -> AsyncGenerator[list[OutputEvent], None]:
         """Generate after what ``output`` has, until it is finished or pauses: what each step adds."""
-        params = sampling_params(job.request, max_tokens=job.limit.max_tokens - len(output.token_ids), grammar=grammar)
+        max_tokens = job.limit.max_tokens - len(output.token_ids)
+        params = sampling_params(job.request, max_tokens=max_tokens, min_p=self._min_p, grammar=grammar)
         if job.rules.is_required and not self._prompts.has_native_tools:
             params = replace(params, temperature=0.0)  # what an untrained model knows of calls drowns in its noise
         prompt = [*job.prompt.token_ids, *output.token_ids]

@@ -99,13 +99,16 @@ def token_limit(request: pb.GenerateRequest, *, input_tokens: int, context_windo
     return TokenLimit(room, pb.StopReason.STOP_REASON_CONTEXT_WINDOW)
 
 
-def sampling_params(request: pb.GenerateRequest, *, max_tokens: int, grammar: str | None = None) -> SamplingParams:
+def sampling_params(
+    request: pb.GenerateRequest, *, max_tokens: int, min_p: float, grammar: str | None = None
+) -> SamplingParams:
     """The params of a checked request, with the contract's defaults filled in."""
     given = request.sampling
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=given.temperature if given.HasField("temperature") else 1.0,
         top_p=given.top_p if given.HasField("top_p") else 1.0,
+        min_p=min_p,
         presence_penalty=given.presence_penalty,
         frequency_penalty=given.frequency_penalty,
         seed=given.seed if given.HasField("seed") else None,

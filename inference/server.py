@@ -49,6 +49,7 @@ class WorkerServer:
             prompts=prompts,
             model=_model_info(engine, settings.model_name, chat_template, is_thinker=prompts.reasoning.is_thinker),
             admission=self.admission,
+            min_p=settings.min_p,
         )
         self._servicer = InferenceServicer(
             self.generations,

@@ -27,6 +27,7 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     CONTEXT_WINDOW      8192               tokens of prompt and output together, per generation
     PARALLEL            4                  generations at once
     THREADS             half the cores     threads of the engine
+    MIN_P               0.05               leave out tokens less likely than this share of the likeliest; 0: none
     MAX_WAITING         256                generations that wait for their turn, or are being prepared
     MAX_REQUEST_BYTES   67108864           largest request, put together from its chunks
     HEARTBEAT_MS        1000               longest silence on an Attach stream
@@ -55,6 +56,9 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Generations at once."""
     threads: Annotated[int, Meta(ge=0)] = 0
     """Threads of the engine; 0: half the cores, at least one."""
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    """Tokens with less than this share of the likeliest one's probability are never sampled. The API has no such
+    parameter and its default temperature is 1, at which small models talk nonsense, or without end, for want of it."""
     max_waiting: Annotated[int, Meta(ge=0)] = 256
     """Generations that wait for their turn, or are being prepared; beyond, OVERLOADED."""
     max_request_bytes: _Positive = 64 * 1024 * 1024

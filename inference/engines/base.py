@@ -56,6 +56,8 @@ class SamplingParams:
     temperature: float = 1.0
     """0 is greedy."""
     top_p: float = 1.0
+    min_p: float = 0.0
+    """Tokens with less than this share of the likeliest one's probability, before ``temperature``, are left out."""
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int | None = None

@@ -23,7 +23,7 @@ _SINGLE_STEPS = 32
 _UNKNOWN_LOGPROB = -9999.0
 """What OpenAI's API says for it."""
 
-_SAMPLERS = ["penalties", "temperature", "top_p"]
+_SAMPLERS = ["penalties", "min_p", "temperature", "top_p"]
 """All that are applied, in this order; llama.cpp's other samplers and its own order are not OpenAI's."""
 
 
@@ -203,6 +203,7 @@ class Generation:
             "samplers": _SAMPLERS,
             "temperature": params.temperature,
             "top_p": params.top_p,
+            "min_p": params.min_p,
             "presence_penalty": params.presence_penalty,
             "frequency_penalty": params.frequency_penalty,
             "repeat_penalty": 1.0,
