@@ -1,6 +1,7 @@
 # make run        start everything on this machine (ARGS="--port 9000" and whatever else `antiphon up --help` lists)
-# make test       lint, types and all quick tests, with coverage
+# make test       lint, types and all quick tests, two at a time
 # make test-all   the slow tests too, among them clients that others wrote, in Python and JavaScript
+# make coverage   the quick tests again, with branch coverage of this process
 # make bench      CPU per event and other numbers, as ratios in one run
 # make lint       formatting, lint, types, import rules, proto rules
 # make clean      remove what these made; the data in .state stays
@@ -10,7 +11,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := run
-.PHONY: run test test-fast test-slow test-all lint bench model clean
+.PHONY: coverage run test test-fast test-slow test-all lint bench model clean
 
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -47,6 +48,9 @@ lint: $(VENV)/.dev
 	$(BIN)/buf lint protos
 
 test-fast: $(VENV)/.dev model
+	$(BIN)/pytest -n 2 --dist loadfile
+
+coverage: $(VENV)/.dev model
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report --skip-covered --sort=miss
 

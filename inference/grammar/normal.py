@@ -25,7 +25,7 @@ MAX_ALTERNATIVES = 300
 """Of one node."""
 _MAX_STEPS = 50_000
 """In the search for a value of one node."""
-_MAX_CPU_S = 5.0
+_MAX_CPU_S = 2.0
 """Of one schema: those that are meant to be used take milliseconds."""
 
 _NULL = {"type": "null"}
