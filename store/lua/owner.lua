@@ -11,7 +11,9 @@ local function now_ms()
 end
 
 local function remove(id)  -- what a full server refuses comes first, so nothing is half done
-  redis.call('HINCRBY', SIZES, 'total', -tonumber(redis.call('HGET', SIZES, id) or 0))
+  local size = redis.call('HGET', SIZES, id)
+  if not size then return end
+  redis.call('HINCRBY', SIZES, 'total', -tonumber(size))
   redis.call('HDEL', SIZES, id)
   redis.call('ZREM', STORED, id)
 end
