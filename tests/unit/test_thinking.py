@@ -135,7 +135,11 @@ def _streams() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("stream", _streams(), ids=lambda stream: stream["name"])
-@pytest.mark.parametrize("cut", [lambda tokens: tokens, lambda tokens: ["".join(tokens)], "".join], ids=str)
+@pytest.mark.parametrize(
+    "cut",
+    [lambda tokens: tokens, lambda tokens: ["".join(tokens)], "".join],
+    ids=["token by token", "in one token", "character by character"],
+)
 def test_token_streams_of_the_families(stream: dict[str, Any], cut: Callable[[list[str]], Iterable[str]]) -> None:
     parsing = parser(is_open=stream["prompt_opens"], marks=ThinkingMarks(*stream["marks"]))
     expected = [(PartKind.Value(f"PART_KIND_{kind.upper()}"), text) for kind, text in stream["parts"]]
