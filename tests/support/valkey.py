@@ -162,6 +162,34 @@ def valkey_cluster(directory: Path) -> Iterator[str]:
         yield cluster_url(servers)
 
 
+@contextmanager
+def sentinel_process(directory: Path, *, port: int, name: str, primary_port: int) -> Iterator[None]:
+    """A Sentinel on loopback that alone decides, after half a second, that the primary called ``name`` is down."""
+    configuration = directory / "sentinel.conf"  # which it writes to
+    configuration.write_text(
+        f"bind 127.0.0.1\nport {port}\ndir {directory}\nlogfile {directory}/sentinel.log\n"
+        f"sentinel monitor {name} 127.0.0.1 {primary_port} 1\n"
+        f"sentinel down-after-milliseconds {name} 500\nsentinel failover-timeout {name} 5000\n"
+    )
+    command = [valkey_binary(), str(configuration), "--sentinel"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+
+        def answers() -> bool:
+            assert process.poll() is None, (directory / "sentinel.log").read_text()
+            try:
+                with redis.Redis.from_url(f"redis://127.0.0.1:{port}") as client:
+                    return bool(client.ping())
+            except redis.ConnectionError:
+                return False
+
+        _wait_for(answers, _START_TIMEOUT_S)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def _wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
