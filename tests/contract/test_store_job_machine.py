@@ -11,7 +11,14 @@ from typing import Any, ClassVar, TypeVar
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from redis.asyncio import Redis
 
 from antiphon.responses.v1.response_pb2 import ResponseStatus
@@ -57,6 +64,8 @@ class ModelJob:
     """Of the deltas in the log."""
     writer: int = 0
     """Fence of the one who may write; 0: nobody."""
+    is_leased: bool = False
+    """Nobody may take it."""
     ended: ResponseRecord | None = None
     is_deleted: bool = False
     is_cancelled: bool = False
@@ -145,6 +154,13 @@ class JobMachine(RuleBasedStateMachine):
 
     # -- processes at work
 
+    @initialize()
+    def is_busy(self) -> None:
+        """Most steps need somebody at work."""
+        for edge, owner in enumerate(("acme", "other:{}", "acme")):
+            self.enqueue(owner, edge)
+            self.claim(edge)
+
     @rule(owner=st.sampled_from(["acme", "other:{}"]), edge=st.integers(0, EDGES - 1))
     def enqueue(self, owner: str, edge: int) -> None:
         job = ModelJob(owner, queued_record())
@@ -160,6 +176,11 @@ class JobMachine(RuleBasedStateMachine):
         if held is not None:
             self._took(edge, held)
 
+    @rule(owner=st.sampled_from(["acme", "other:{}"]), edge=st.integers(0, EDGES - 1))
+    def enqueue_and_claim(self, owner: str, edge: int) -> None:
+        self.enqueue(owner, edge)
+        self.claim(edge)
+
     def _took(self, edge: int, held: HeldJob) -> None:
         job = next(job for job in self._jobs if job.id == str(held.lease.response_id))
         assert job.ended is None
@@ -168,7 +189,8 @@ class JobMachine(RuleBasedStateMachine):
         assert held.lease.next_sequence_number == job.next
         assert held.lease.is_cancelled == job.is_cancelled
         assert held.record == job.record
-        job.writer = held.lease.fence
+        assert not job.is_leased
+        job.writer, job.is_leased = held.lease.fence, True
         self._leases.append(Claimed(edge, held, job))
 
     @precondition(lambda self: self._leases)
@@ -230,7 +252,7 @@ class JobMachine(RuleBasedStateMachine):
         jobs = self._edges[claimed.edge].jobs
         self._run(jobs.retry_later(claimed.held.lease) if counts else jobs.hand_over(claimed.held.lease))
         if claimed.may_write:
-            claimed.job.writer = 0
+            claimed.job.writer, claimed.job.is_leased = 0, False
 
     @precondition(lambda self: self._leases)
     @rule(number=any_number)
@@ -243,6 +265,19 @@ class JobMachine(RuleBasedStateMachine):
             assert claimed.may_write
             assert renewal.is_cancelled == claimed.job.is_cancelled
 
+    @precondition(lambda self: any(claimed.may_write for claimed in self._leases))
+    @rule(number=any_number, edge=st.integers(0, EDGES - 1), ends_it=st.booleans())
+    def sleep_and_wake_up(self, number: int, edge: int, ends_it: bool) -> None:
+        """A holder sleeps until another has taken over, and then writes as if nothing had happened."""
+        zombie = _pick(number, [claimed for claimed in self._leases if claimed.may_write])
+        self._run(self._lease_runs_out(zombie, edge))
+        self._run(self._ignore(self._edges[edge].sweeper.sweep()))
+        for _ in self._jobs:
+            if zombie.may_write:
+                self._run(self._claim(edge))
+        assert not zombie.may_write
+        self._run(self._finish(zombie, COMPLETED, False) if ends_it else self._append(zombie, ["lost"], False))
+
     # -- what befalls them
 
     @precondition(lambda self: self._leases)
@@ -253,6 +288,7 @@ class JobMachine(RuleBasedStateMachine):
 
     async def _lease_runs_out(self, claimed: Claimed, edge: int) -> None:
         await let_lease_run_out(self._raw, claimed.held.lease)
+        claimed.job.is_leased = False
         await self._edges[edge].sweeper.requeue_lost()
 
     @precondition(lambda self: self._kills < MOST_KILLS)
@@ -352,5 +388,5 @@ def test_jobs_behave_as_their_model_whatever_dies(tmp_path: Path) -> None:
     with valkey_process(tmp_path) as server:
         machine = type("OnThisServer", (JobMachine,), {"server": server})
         run_state_machine_as_test(
-            machine, settings=settings(max_examples=12, stateful_step_count=40, derandomize=True, deadline=None)
+            machine, settings=settings(max_examples=30, stateful_step_count=40, derandomize=True, deadline=None)
         )
