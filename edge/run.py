@@ -14,8 +14,8 @@ from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.responses.v1 import content_pb2, response_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge import events
+from edge.errors import response_error
 from edge.events import ResponseEvents
-from edge.rest.errors import response_error
 from edge.workers.connection import WorkerConnection
 
 log = logging.getLogger(__name__)

@@ -242,8 +242,7 @@ class Generations:
 
     async def _choose(self, job: "_Job", output: Output) -> None:
         """Narrow the rules of ``job`` to an answer or a first call."""
-        loop, names = asyncio.get_running_loop(), job.rules.names
-        heads = await loop.run_in_executor(self._threads, self._prompts.call_heads, names)
+        heads = await self._in_thread(self._prompts.call_heads, job.rules.names)
         prompt = [*job.prompt.token_ids, *output.token_ids]
         room = self._engine.info.context_window - len(prompt)
         if room <= max(map(len, heads.values())) + _ROOM_FOR_NOTHING:

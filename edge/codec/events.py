@@ -10,7 +10,7 @@ from antiphon.responses.v1.error_pb2 import Error
 from edge.codec.content import encode_annotation, encode_logprobs, encode_part
 from edge.codec.items import encode_item
 from edge.codec.responses import encode_response
-from edge.rest.errors import error_object
+from edge.errors import error_object
 
 EVENT_TYPES = {
     "created": "response.created",

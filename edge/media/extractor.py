@@ -4,14 +4,13 @@ import asyncio
 import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import IO, Final, Literal, NamedTuple
 
 from antiphon.errors import ApiError
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge.media import extract
 from edge.media.extract import Outcome
+from edge.media.places import place
 
 _READ_BYTES: Final = 256 * 1024
 _MAX_BYTES_OF_CHAR: Final = 4
@@ -50,7 +49,7 @@ class Extractor:
         Raises:
             ApiError: INVALID_MEDIA, it cannot be read within the limits; OVERLOADED, too many others are being read.
         """
-        async with self._place():
+        async with place(self._places, timeout_s=self._limits.timeout_s, doing="reading too many files"):
             with tempfile.TemporaryFile() as file:
                 await asyncio.to_thread(file.write, data)
                 file.seek(0)
@@ -64,19 +63,6 @@ class Extractor:
         if code != Outcome.OK:
             raise _invalid(_MESSAGES.get(code, "The file cannot be read: it is damaged, or too complex."))
         return text
-
-    @asynccontextmanager
-    async def _place(self) -> AsyncGenerator[None, None]:
-        try:
-            async with asyncio.timeout(self._limits.timeout_s):
-                await self._places.acquire()
-        except TimeoutError:
-            message = "The server is reading too many files. Try again later."
-            raise ApiError(ErrorReason.ERROR_REASON_OVERLOADED, message, retry_after_ms=1000) from None
-        try:
-            yield
-        finally:
-            self._places.release()
 
     async def _run(self, kind: str, file: IO[bytes]) -> tuple[int, str]:
         """Exit code and output."""

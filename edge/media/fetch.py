@@ -7,8 +7,6 @@ resolves to something else the second time, an unusual spelling of an address an
 import asyncio
 import ipaddress
 import socket
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Final, NamedTuple, Self
 
 import aiohttp
@@ -18,6 +16,7 @@ from yarl import URL
 from antiphon.errors import ApiError
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge.media.networks import Networks, refused
+from edge.media.places import place
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _HEADERS: Final = {"User-Agent": "antiphon", "Accept": "*/*", "Accept-Encoding": "identity"}
@@ -91,7 +90,7 @@ class UrlFetcher:
         Raises:
             ApiError: FAILED_TO_DOWNLOAD; INVALID_VALUE, no URL that can be fetched; OVERLOADED.
         """
-        async with self._place():
+        async with place(self._places, timeout_s=self._limits.timeout_s, doing="fetching too many URLs"):
             try:
                 async with asyncio.timeout(self._limits.timeout_s):
                     return await self._follow(self._networks.check_url(url), accepted)
@@ -103,19 +102,6 @@ class UrlFetcher:
                 raise _failed("the server cannot be reached") from error
             except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a URL that only aiohttp rejects
                 raise _failed("the server's answer is broken") from error
-
-    @asynccontextmanager
-    async def _place(self) -> AsyncGenerator[None, None]:
-        try:
-            async with asyncio.timeout(self._limits.timeout_s):
-                await self._places.acquire()
-        except TimeoutError:
-            message = "The server is fetching too many URLs. Try again later."
-            raise ApiError(ErrorReason.ERROR_REASON_OVERLOADED, message, retry_after_ms=1000) from None
-        try:
-            yield
-        finally:
-            self._places.release()
 
     async def _follow(self, url: URL, accepted: tuple[str, ...]) -> Fetched:
         for _ in range(self._limits.max_redirects + 1):

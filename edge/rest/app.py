@@ -12,8 +12,8 @@ from aiohttp.web_protocol import RequestPayloadError
 from antiphon.errors import ApiError
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge.core import Core
+from edge.errors import to_http
 from edge.rest import routes
-from edge.rest.errors import to_http
 from edge.rest.origin import check_origin, parse_origins
 from edge.settings import EdgeSettings
 

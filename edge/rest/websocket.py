@@ -20,11 +20,11 @@ from antiphon.errors import ApiError
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge.context import ConnectionMemory
 from edge.core import Core
+from edge.errors import error_object, http_status
 from edge.events import Event, ResponseEvents
 from edge.offload import in_thread_if_large
 from edge.rest.body import CreateRequest, decode_fields, is_strict, parse_object
 from edge.rest.cursor import EventCursor
-from edge.rest.errors import error_object, http_status
 from edge.rest.render import EventRenderer
 from edge.rest.schema import invalid_type
 from edge.settings import EdgeSettings

@@ -15,7 +15,7 @@ from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.tool_pb2 import TOOL_CHOICE_MODE_NONE
 from edge import codec
 from edge.codec.events import EVENT_TYPES
-from edge.rest.errors import to_http
+from edge.errors import to_http
 from tests.support import strategies
 from tests.support.openapi import (
     assert_valid_error,

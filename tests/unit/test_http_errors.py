@@ -6,7 +6,7 @@ import pytest
 
 from antiphon.errors import ApiError
 from antiphon.responses.v1.error_pb2 import ErrorReason
-from edge.rest.errors import response_error, to_http
+from edge.errors import response_error, to_http
 
 
 @pytest.mark.parametrize(
