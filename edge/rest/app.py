@@ -58,6 +58,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     request[routes.REQUEST_ID] = _new_request_id()
     try:
         check_origin(request, request.app[_ALLOWED_ORIGINS])
+        request[routes.OWNER] = request.app[routes.SETTINGS].owner
         return await handler(request)
     except ApiError as error:
         return _error_response(error)

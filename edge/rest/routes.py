@@ -22,6 +22,8 @@ CORE: Final = web.AppKey("core", Core)
 SETTINGS: Final = web.AppKey("settings", EdgeSettings)
 CONNECTIONS: Final = web.AppKey("connections", set[WebSocketConnection])
 REQUEST_ID: Final = web.RequestKey("request_id", str)
+OWNER: Final = web.RequestKey("owner", str)
+"""Who asks; set before a handler runs."""
 
 ROUTES: Final = web.RouteTableDef()
 
@@ -38,7 +40,7 @@ async def create_response(request: web.Request) -> web.StreamResponse:
     """Run a response and answer with its object, or with its events."""
     create = await _decoded(request, decode)
     core, settings = request.app[CORE], request.app[SETTINGS]
-    async with core.respond(settings.owner, create.params, request_id=request[REQUEST_ID]) as run:
+    async with core.respond(request[OWNER], create.params, request_id=request[REQUEST_ID]) as run:
         headers = _warning_headers(create.warnings + run.warnings)
         if not create.stream:
             response = await run.finish()
@@ -69,7 +71,9 @@ async def open_websocket(request: web.Request) -> web.WebSocketResponse:
     if not is_upgrade(request):
         raise web.HTTPMethodNotAllowed(request.method, ["POST"])
     connections = request.app[CONNECTIONS]
-    connection = WebSocketConnection(request, request.app[CORE], request.app[SETTINGS], request_id=request[REQUEST_ID])
+    connection = WebSocketConnection(
+        request, request.app[CORE], request.app[SETTINGS], owner=request[OWNER], request_id=request[REQUEST_ID]
+    )
     connections.add(connection)
     try:
         return await connection.serve()
@@ -81,7 +85,7 @@ async def open_websocket(request: web.Request) -> web.WebSocketResponse:
 async def count_input_tokens(request: web.Request) -> web.Response:
     """The tokens of a request's prompt."""
     create = await _decoded(request, decode)
-    tokens = await request.app[CORE].count_input_tokens(request.app[SETTINGS].owner, create.params)
+    tokens = await request.app[CORE].count_input_tokens(request[OWNER], create.params)
     return _json({"object": "response.input_tokens", "input_tokens": tokens}, _warning_headers(create.warnings))
 
 
@@ -89,16 +93,15 @@ async def count_input_tokens(request: web.Request) -> web.Response:
 async def compact_response(request: web.Request) -> web.Response:
     """A conversation folded into its user messages and one compaction item."""
     params, ignored = await _decoded(request, decode_compact)
-    compacted, warnings = await request.app[CORE].compact(request.app[SETTINGS].owner, params)
+    compacted, warnings = await request.app[CORE].compact(request[OWNER], params)
     return _json(codec.encode_compacted(compacted), _warning_headers(ignored + warnings))
 
 
 @ROUTES.get("/v1/responses/{response_id}")
 async def get_response(request: web.Request) -> web.Response:
     """A stored response."""
-    core, settings = request.app[CORE], request.app[SETTINGS]
     query = parse_retrieve(request.query)
-    record = await core.get(settings.owner, request.match_info["response_id"])
+    record = await request.app[CORE].get(request[OWNER], request.match_info["response_id"])
     if query.stream:
         raise ApiError(
             ErrorReason.ERROR_REASON_INVALID_VALUE,
@@ -112,7 +115,7 @@ async def get_response(request: web.Request) -> web.Response:
 async def delete_response(request: web.Request) -> web.Response:
     """Erase a stored response."""
     response_id = request.match_info["response_id"]
-    await request.app[CORE].delete(request.app[SETTINGS].owner, response_id)
+    await request.app[CORE].delete(request[OWNER], response_id)
     return _json({"id": response_id, "object": "response", "deleted": True})
 
 

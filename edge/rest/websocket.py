@@ -69,11 +69,15 @@ class WebSocketConnection:
 
     Args:
         request: The upgrade request.
+        owner: Who made it, and all that comes over the connection.
         request_id: Its id, from which those of its turns are made.
     """
 
-    def __init__(self, request: web.Request, core: Core, settings: EdgeSettings, *, request_id: str) -> None:
+    def __init__(
+        self, request: web.Request, core: Core, settings: EdgeSettings, *, owner: str, request_id: str
+    ) -> None:
         self._request = request
+        self._owner = owner
         self._core = core
         self._settings = settings
         self._request_id = request_id
@@ -177,11 +181,11 @@ class WebSocketConnection:
         Raises:
             ApiError: it was refused, and no event was sent.
         """
-        owner, transport = self._settings.owner, self._request.transport
+        transport = self._request.transport
         if transport is None:  # the client has left; the reader ends the connection
             return None
         async with self._core.respond(
-            owner, create.params, request_id=request_id, memory=self._memory, generate=generate
+            self._owner, create.params, request_id=request_id, memory=self._memory, generate=generate
         ) as run:
             warnings = "; ".join(create.warnings + run.warnings)
             renderer = EventRenderer(

@@ -25,11 +25,11 @@ class ResponsesServicer(ResponsesServiceServicer):
 
     def __init__(self, core: Core, *, owner: str, slow_reader_timeout_s: float) -> None:
         self._core = core
-        self._owner = owner
+        self._default_owner = owner
         self._slow_reader_timeout_s = slow_reader_timeout_s
 
     async def CreateResponse(self, request: pb.CreateResponseRequest, context: Context) -> pb.CreateResponseResponse:
-        async with answer_errors(context), self._respond(request.params) as run:
+        async with answer_errors(context), self._respond(request.params, context) as run:
             _tell(context, run.warnings)
             response = await run.finish()
             if run.error is not None:
@@ -39,7 +39,7 @@ class ResponsesServicer(ResponsesServiceServicer):
     async def StreamResponse(  # type: ignore[override]  # writes, so that a cancelled call is cancelled in here
         self, request: pb.StreamResponseRequest, context: Context
     ) -> None:
-        async with answer_errors(context), self._respond(request.params) as run:
+        async with answer_errors(context), self._respond(request.params, context) as run:
             _tell(context, run.warnings)
             finishing = asyncio.create_task(run.finish())
             try:
@@ -50,24 +50,24 @@ class ResponsesServicer(ResponsesServiceServicer):
 
     async def GetResponse(self, request: pb.GetResponseRequest, context: Context) -> pb.GetResponseResponse:
         async with answer_errors(context):
-            record = await self._core.get(self._owner, request.response_id)
+            record = await self._core.get(self._owner(context), request.response_id)
             return pb.GetResponseResponse(response=record.response)
 
     async def DeleteResponse(self, request: pb.DeleteResponseRequest, context: Context) -> pb.DeleteResponseResponse:
         async with answer_errors(context):
-            await self._core.delete(self._owner, request.response_id)
+            await self._core.delete(self._owner(context), request.response_id)
             return pb.DeleteResponseResponse()
 
     async def CountInputTokens(
         self, request: pb.CountInputTokensRequest, context: Context
     ) -> pb.CountInputTokensResponse:
         async with answer_errors(context):
-            tokens = await self._core.count_input_tokens(self._owner, request.params)
+            tokens = await self._core.count_input_tokens(self._owner(context), request.params)
             return pb.CountInputTokensResponse(input_tokens=tokens)
 
     async def CompactResponse(self, request: pb.CompactResponseRequest, context: Context) -> pb.CompactResponseResponse:
         async with answer_errors(context):
-            compacted, warnings = await self._core.compact(self._owner, request.params)
+            compacted, warnings = await self._core.compact(self._owner(context), request.params)
             _tell(context, warnings)
             return pb.CompactResponseResponse(compacted=compacted)
 
@@ -77,8 +77,18 @@ class ResponsesServicer(ResponsesServiceServicer):
             models=[pb.Model(id=m.id, created_at=m.created_at, owned_by=m.owned_by) for m in models]
         )
 
-    def _respond(self, params: response_pb2.ResponseParams) -> AbstractAsyncContextManager[ResponseRun]:
-        return self._core.respond(self._owner, params, request_id=f"req_{secrets.token_hex(16)}")
+    def _owner(self, context: Context) -> str:
+        """Who calls.
+
+        Raises:
+            ApiError: INVALID_API_KEY.
+        """
+        return self._default_owner
+
+    def _respond(
+        self, params: response_pb2.ResponseParams, context: Context
+    ) -> AbstractAsyncContextManager[ResponseRun]:
+        return self._core.respond(self._owner(context), params, request_id=f"req_{secrets.token_hex(16)}")
 
 
 def _tell(context: Context, warnings: list[str]) -> None:
