@@ -81,7 +81,7 @@ class PromptBuilder:
         self._context_window = context_window
         self._markers = MarkerIndex(tokenizer.markers)
         self._marker_ids = frozenset(self._markers.ids.values()) | tokenizer.eos_token_ids
-        self._template = ChatTemplate(chat_template, _special_tokens(tokenizer))
+        self._template = ChatTemplate(chat_template, tokenizer.special_tokens)
         self._dialect = self._told_dialect = find_dialect(self._template)
         native = native_format(self._template, self._dialect)
         if native is None and self._dialect.tools is not ToolStyle.TEXT:
@@ -273,18 +273,6 @@ class _RunCache:
             while self._chars > self._max_chars:
                 dropped, _ = self._runs.popitem(last=False)
                 self._chars -= len(dropped)
-
-
-def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
-    """The tokens that templates know by name. Of several end tokens the first of the vocabulary, by convention its
-    ``eos_token``; those added for chats come after it."""
-    texts = {token_id: text for text, token_id in tokenizer.markers.items()}
-    special_tokens = {"bos_token": "", "eos_token": ""}
-    if tokenizer.bos_token_id in texts:
-        special_tokens["bos_token"] = texts[tokenizer.bos_token_id]
-    if ends := tokenizer.eos_token_ids & texts.keys():
-        special_tokens["eos_token"] = texts[min(ends)]
-    return special_tokens
 
 
 def _to_template_tools(tools: Sequence[Tool]) -> list[dict[str, object]]:

@@ -17,6 +17,11 @@ class Tokenizer(Protocol):
         ...
 
     @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """Text of the tokens that chat templates know by name, such as ``bos_token`` and ``eos_token``."""
+        ...
+
+    @property
     def bos_token_id(self) -> int | None:
         """The id that the model expects before every prompt; None if it expects none."""
         ...

@@ -38,6 +38,7 @@ class ByteTokenizer:
     def __init__(self, markers: Iterable[str] = (), *, bos: str | None = None, eos: Iterable[str] = ()) -> None:
         texts = dict.fromkeys((*markers, *eos, *([bos] if bos else [])))
         self._markers = {text: FIRST_MARKER + index for index, text in enumerate(texts)}
+        self._special_tokens = {"bos_token": bos or "", "eos_token": next(iter(eos), "")}
         self._bos_token_id = self._markers[bos] if bos else None
         self._eos_token_ids = frozenset(self._markers[text] for text in eos)
         self._ids = {text.encode(): FIRST_MERGE + index for index, text in enumerate(MERGES)}
@@ -53,6 +54,10 @@ class ByteTokenizer:
     @property
     def markers(self) -> Mapping[str, int]:
         return self._markers
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        return self._special_tokens
 
     @property
     def bos_token_id(self) -> int | None:

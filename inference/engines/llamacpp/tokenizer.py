@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from inference import gguf
+from inference import gguf, vocabulary
 from inference.engines.base import EngineDead
 
 _MODEL = "tokenizer.ggml.model"
@@ -80,6 +80,11 @@ class LlamaCppTokenizer:
         self._forgeable = re.compile("|".join(map(re.escape, words))) if words else None
         self.chat_template = str(metadata.get(_CHAT_TEMPLATE, ""))
         bos = metadata.get(_BOS_TOKEN_ID)
+        self._special_tokens = {
+            name: texts[token_id]
+            for name, token_id in (("bos_token", bos), ("eos_token", metadata.get(_EOS_TOKEN_IDS[0])))
+            if isinstance(token_id, int) and 0 <= token_id < len(texts)
+        }
         # files without the flag: llama.cpp puts BOS before SentencePiece prompts only
         expects_bos = metadata.get(_ADD_BOS_TOKEN, metadata[_MODEL] == _SENTENCEPIECE)
         self._bos_token_id = bos if isinstance(bos, int) and expects_bos else None
@@ -93,6 +98,10 @@ class LlamaCppTokenizer:
         return self._markers
 
     @property
+    def special_tokens(self) -> Mapping[str, str]:
+        return self._special_tokens
+
+    @property
     def bos_token_id(self) -> int | None:
         return self._bos_token_id
 
@@ -101,7 +110,7 @@ class LlamaCppTokenizer:
         return self._eos_token_ids
 
     def encode(self, text: str) -> list[int]:
-        text = self._spellable(text)
+        text = vocabulary.spellable(text, self._single_bytes)
         token_ids: list[int] = []
         start = 0
         while self._forgeable is not None and (match := self._forgeable.search(text, start)):
@@ -125,12 +134,6 @@ class LlamaCppTokenizer:
     @functools.cached_property
     def _unmerged(self) -> list[int]:
         return self._tokenize(_UNMERGED)
-
-    def _spellable(self, text: str) -> str:
-        """``text`` with U+FFFD for each character that has a byte without a token: llama.cpp would drop that byte."""
-        if not text.encode().translate(None, delete=self._single_bytes):
-            return text
-        return "".join(c if not c.encode().translate(None, delete=self._single_bytes) else "\ufffd" for c in text)
 
     def token_bytes(self, token_id: int) -> bytes:
         if not 0 <= token_id < len(self._bytes):
@@ -180,20 +183,10 @@ def _eos_token_ids(metadata: Mapping[str, gguf.Value], markers: Mapping[str, int
     return frozenset(named | {markers[text] for text in texts if text in markers})
 
 
-def _byte_pair_alphabet() -> dict[str, int]:
-    """The character that stands for each byte: GPT-2's ``bytes_to_unicode``, reversed."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-_ALPHABET = _byte_pair_alphabet()
-
-
 def _byte_pair_bytes(text: str, type_: int) -> bytes:
     match type_:
         case _TokenType.NORMAL:
-            return bytes(_ALPHABET[c] for c in text) if all(c in _ALPHABET for c in text) else text.encode()
+            return vocabulary.byte_pair_bytes(text)
         case _TokenType.USER_DEFINED:
             return text.encode()
         case _:
@@ -203,7 +196,7 @@ def _byte_pair_bytes(text: str, type_: int) -> bytes:
 def _sentencepiece_bytes(text: str, type_: int) -> bytes:
     match type_:
         case _TokenType.NORMAL:
-            return text.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
+            return vocabulary.sentencepiece_bytes(text)
         case _TokenType.USER_DEFINED:
             return text.encode()
         case _TokenType.BYTE:

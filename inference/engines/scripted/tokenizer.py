@@ -31,6 +31,10 @@ class ScriptedTokenizer:
         return _MARKERS
 
     @property
+    def special_tokens(self) -> Mapping[str, str]:
+        return {"eos_token": "<|im_end|>"}
+
+    @property
     def bos_token_id(self) -> int | None:
         return None
 
