@@ -17,6 +17,7 @@ from edge.media.resolve import open_media
 from edge.rest.app import create_app, create_runner
 from edge.rpc.server import start_server
 from edge.settings import EdgeSettings, from_environment
+from edge.workers.discovery import parse_targets
 from edge.workers.pool import WorkerPool
 from store.connection import connect
 from store.responses import ResponseStore
@@ -33,8 +34,14 @@ async def serve(settings: EdgeSettings, stopping: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         commands = await stack.enter_async_context(connect(settings.redis_url))
         store = ResponseStore(commands, retention_ms=settings.response_ttl_s * 1000, max_depth=settings.max_chain_depth)
-        targets = [target.strip() for target in settings.workers.split(",") if target.strip()]
-        pool = WorkerPool(targets, silence_s=settings.worker_silence_s, wait_s=settings.worker_wait_s)
+        targets, names = parse_targets(settings.workers)
+        pool = WorkerPool(
+            targets,
+            names,
+            silence_s=settings.worker_silence_s,
+            wait_s=settings.worker_wait_s,
+            resolve_interval_s=settings.resolve_interval_s,
+        )
         media = await stack.enter_async_context(open_media(settings))
         core = Core(settings, pool, store, media, ping_store=commands.ping)
 

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from edge.media.networks import parse_networks
 from edge.sealing import parse_keys
+from edge.workers.discovery import parse_targets
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -23,7 +24,10 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     grpc_listen: str = "127.0.0.1:50051"
     """host:port, or unix:PATH, of the gRPC door."""
     workers: str = "127.0.0.1:50061"
-    """gRPC targets of the workers, separated by commas."""
+    """gRPC targets of the workers, separated by commas. Every address behind a name written ``dns:///host:port`` is a
+    worker, one that appears later too."""
+    resolve_interval_s: Seconds = 2.0
+    """How often such names are looked up."""
     redis_url: str = "redis://127.0.0.1:6379/0"
     """redis://, rediss://, unix:// or redis+cluster:// URL of the store."""
     reuse_port: bool = False
@@ -111,6 +115,10 @@ def from_environment(environment: Mapping[str, str]) -> EdgeSettings:
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$.")
         raise ValueError(f"{PREFIX}{path.rstrip('`').upper()}: {message}") from error
+    try:
+        parse_targets(settings.workers)
+    except ValueError as error:
+        raise ValueError(f"{PREFIX}WORKERS: {error}") from error
     try:
         parse_networks(settings.fetch_allowed_networks)
     except ValueError as error:

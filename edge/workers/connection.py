@@ -50,9 +50,12 @@ class WorkerConnection:
         self.target = target
         self.model: pb.ModelInfo | None = None
         """What the worker serves; kept while it is away, so that its model's name stays known."""
+        self.is_leaving = False
+        """Its address is not to be used any more: it gets nothing new."""
         self._silence_s = silence_s
         self._changed = changed
         self._stream: WorkerStream | None = None
+        self._counting = 0
         self._stub: InferenceServiceAsyncStub | None = None
 
     @property
@@ -63,7 +66,12 @@ class WorkerConnection:
     @property
     def is_ready(self) -> bool:
         """It takes new generations."""
-        return self.stream is not None and not self.stream.load.draining
+        return self.stream is not None and not self.stream.load.draining and not self.is_leaving
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing that this edge asked of it is under way."""
+        return self._counting == 0 and (self.stream is None or self.stream.in_flight == 0)
 
     @property
     def load(self) -> int:
@@ -78,6 +86,7 @@ class WorkerConnection:
             ApiError: the worker refuses the request, or WORKER_UNAVAILABLE if it has gone.
         """
         assert self._stub is not None  # it was ready
+        self._counting += 1
         try:
             answer = await self._stub.CountTokens(pb.CountTokensRequest(request=request), timeout=_COUNT_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
@@ -87,6 +96,8 @@ class WorkerConnection:
             log.warning("tokens not counted", extra={"worker": self.target, "code": error.code().name})
             message = "The inference worker failed while counting tokens. Try again."
             raise ApiError(ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE, message, retry_after_ms=1000) from error
+        finally:
+            self._counting -= 1
         return answer.input_tokens
 
     async def run(self) -> None:

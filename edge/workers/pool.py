@@ -2,12 +2,16 @@
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Collection, Sequence
 
 from antiphon.errors import ApiError
 from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge.workers.connection import WorkerConnection
+from edge.workers.discovery import Name, Resolve, resolve
+
+log = logging.getLogger(__name__)
 
 _SHOWN_NAME_LENGTH = 128
 """Characters of a client's name that a message repeats: it travels in gRPC's trailers, which are limited."""
@@ -17,27 +21,43 @@ class WorkerPool:
     """The workers of one edge process.
 
     Args:
-        targets: gRPC targets, one for each worker.
+        targets: gRPC targets, one for each worker that is always meant to be there.
+        names: Every address behind one of these is a worker too, for as long as it is there.
         silence_s: A worker that sends nothing for this long counts as gone.
         wait_s: How long a request waits for a worker when there is none.
+        resolve_interval_s: How often the addresses behind ``names`` are looked up.
         load_factor: A worker with more than this times the mean load passes a request on to its next choice.
     """
 
-    def __init__(self, targets: Sequence[str], *, silence_s: float, wait_s: float, load_factor: float = 1.5) -> None:
+    def __init__(
+        self,
+        targets: Sequence[str],
+        names: Sequence[Name] = (),
+        *,
+        silence_s: float,
+        wait_s: float,
+        resolve: Resolve = resolve,
+        resolve_interval_s: float = 2.0,
+        load_factor: float = 1.5,
+    ) -> None:
         self._changed = asyncio.Event()
-        self._workers = [WorkerConnection(t, silence_s=silence_s, changed=self._changed) for t in targets]
+        self._silence_s = silence_s
+        self._fixed = [self._connection(target) for target in targets]
+        self._discovered: dict[Name, dict[str, WorkerConnection]] = {name: {} for name in names}
+        self._resolve = resolve
+        self._resolve_interval_s = resolve_interval_s
         self._wait_s = wait_s
         self._load_factor = load_factor
 
     @property
     def is_ready(self) -> bool:
         """At least one worker takes new generations."""
-        return any(worker.is_ready for worker in self._workers)
+        return any(worker.is_ready for worker in self._workers())
 
     def models(self) -> list[pb.ModelInfo]:
         """The models that are served now, by name; of several workers the one that started first."""
         by_name: dict[str, pb.ModelInfo] = {}
-        for worker in self._workers:
+        for worker in self._workers():
             model = worker.model
             if model is None or worker.stream is None:
                 continue
@@ -49,8 +69,10 @@ class WorkerPool:
     async def run(self) -> None:
         """Keep all workers connected, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for worker in self._workers:
+            for worker in self._fixed:
                 tasks.create_task(worker.run())
+            for name, workers in self._discovered.items():
+                tasks.create_task(self._follow(name, workers, tasks))
 
     async def choose(self, model: str, key: str, *, avoid: Collection[WorkerConnection] = ()) -> WorkerConnection:
         """The worker for a request; waits for one if there is none.
@@ -93,16 +115,50 @@ class WorkerPool:
         assert worker.model is not None  # it is ready
         return worker.model
 
+    def _workers(self) -> list[WorkerConnection]:
+        return [*self._fixed, *(worker for workers in self._discovered.values() for worker in workers.values())]
+
+    def _connection(self, target: str) -> WorkerConnection:
+        return WorkerConnection(target, silence_s=self._silence_s, changed=self._changed)
+
+    async def _follow(self, name: Name, workers: dict[str, WorkerConnection], tasks: asyncio.TaskGroup) -> None:
+        """Keep ``workers`` to the addresses behind ``name``.
+
+        What is not found any more gets nothing new and is let go of when it has nothing left to do. Without an answer,
+        and when nothing at all is found, all stay: a name server in trouble must not take the workers away.
+        """
+        running: dict[str, asyncio.Task[None]] = {}
+        while True:
+            try:
+                found = await self._resolve(name)
+            except OSError as error:
+                found = ()
+                level = logging.WARNING if workers else logging.DEBUG
+                log.log(level, "workers not resolved", extra={"host": name.host, "error": str(error)})
+            for target in set(found) - workers.keys():
+                workers[target] = self._connection(target)
+                running[target] = tasks.create_task(workers[target].run())
+                log.info("worker found", extra={"host": name.host, "worker": target})
+            for target, worker in list(workers.items()):
+                if found and worker.is_leaving != (target not in found):
+                    worker.is_leaving = not worker.is_leaving
+                    self._changed.set()
+                if worker.is_leaving and worker.is_idle:
+                    running.pop(target).cancel()
+                    del workers[target]
+                    log.info("worker left", extra={"host": name.host, "worker": target})
+            await asyncio.sleep(self._resolve_interval_s)
+
     def _ready(self, model: str) -> list[WorkerConnection]:
         """Ready workers of ``model``.
 
         Raises:
             ApiError: MODEL_NOT_FOUND: every worker is known, and none of them serves it.
         """
-        names = [worker.model.id if worker.model else None for worker in self._workers]
+        names = [worker.model.id if worker.model else None for worker in self._workers()]
         if names and None not in names and model not in names:
             raise model_not_found(model)
-        return [w for w in self._workers if w.is_ready and w.model is not None and w.model.id == model]
+        return [w for w in self._workers() if w.is_ready and w.model is not None and w.model.id == model]
 
 
 def model_not_found(model: str) -> ApiError:
