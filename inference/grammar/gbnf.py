@@ -17,7 +17,7 @@ MAX_REPEATS = 50_000
 """Of all repetitions together: engines write them out."""
 _JSON_RULES = {
     "ws": r'(" " | "\n" [ \u0009]{0,20})?',
-    "json-char": r"[ !#-\u005B\u005D-\uD7FF\uE000-\U0010FFFF] | json-escape",
+    "json-char": r"[ !#-\u005B\u005D-\uCFFF\uD000-\uD7FF\uE000-\U0010FFFF] | json-escape",
     "json-escape": r'"\\" (["\\bfnrt] | "u00" [01] [0-9a-fA-F])',
     "json-string": r'"\"" json-char* "\""',
     "json-integer": r'"-"? ("0" | [1-9] [0-9]{0,17})',
