@@ -59,6 +59,7 @@ def create_engine(settings: InferenceSettings) -> Engine:
             return LlamaCppEngine(
                 LlamaCppSettings(
                     model_path=Path(settings.model_path),
+                    projector_path=Path(settings.projector_path) if settings.projector_path else None,
                     context_window=settings.context_window,
                     parallel=settings.parallel,
                     threads=settings.threads or max(1, (os.cpu_count() or 1) // 2),

@@ -87,10 +87,7 @@ class Generations:
             raise
         except EngineError as error:
             report.outcome = "engine_failed"
-            log.error("engine failed", extra={"request_id": request.request_id, "error": str(error)})
-            if isinstance(error, EngineDead):
-                self.engine_died.set()
-            raise ApiError(ErrorReason.ERROR_REASON_ENGINE_FAILED, "The model failed to generate.") from error
+            raise self._engine_failed(request, error) from error
         except Exception as error:
             report.outcome = "internal"
             log.exception("generation failed", extra={"request_id": request.request_id})
@@ -105,23 +102,32 @@ class Generations:
             ApiError: the request is refused, as ``run`` would refuse it.
         """
         check_request(request, self._engine.info, self.model.id)
-        return len((await self._in_thread(self._prompts.build, request)).token_ids)
+        try:
+            return (await self._in_thread(self._prompts.build, request)).input_tokens
+        except EngineError as error:
+            raise self._engine_failed(request, error) from error
 
     def close(self) -> None:
         """Let go of the threads; requests still in them are dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _engine_failed(self, request: pb.GenerateRequest, error: EngineError) -> ApiError:
+        log.error("engine failed", extra={"request_id": request.request_id, "error": str(error)})
+        if isinstance(error, EngineDead):
+            self.engine_died.set()
+        return ApiError(ErrorReason.ERROR_REASON_ENGINE_FAILED, "The model failed to generate.")
 
     async def _run(self, request: pb.GenerateRequest, report: "_Report") -> AsyncGenerator[GenerationEvent, None]:
         with self.admission.enter(request.service_tier) as place:
             info = self._engine.info
             check_request(request, info, self.model.id)
             prompt = await self._in_thread(self._prompts.build, request)
-            limit = token_limit(request, input_tokens=len(prompt.token_ids), context_window=info.context_window)
+            limit = token_limit(request, input_tokens=prompt.input_tokens, context_window=info.context_window)
             job = _Job(request, prompt, limit, self._rules(request))
             job.grammar = await self._in_thread(self._constraint, job)
             output = report.output = self._output(job)
             self._check_resume(job, output)
-            yield pb.Accepted(input_tokens=len(prompt.token_ids))
+            yield pb.Accepted(input_tokens=prompt.input_tokens)
             await place.turn()
             report.started()
             yield pb.Started()
@@ -168,7 +174,7 @@ class Generations:
         params = sampling_params(job.request, max_tokens=max_tokens, min_p=self._min_p, grammar=grammar)
         if job.rules.is_required and not self._prompts.has_native_tools:
             params = replace(params, temperature=0.0)  # what an untrained model knows of calls drowns in its noise
-        prompt = [*job.prompt.token_ids, *output.token_ids]
+        prompt = self._prompts.continued(job.prompt, output.token_ids)
         steps = self._engine.generate(job.request.request_id, prompt, params)
         async with aclosing(steps):  # the one place where an engine request is aborted
             async for step in steps:
@@ -192,7 +198,7 @@ class Generations:
             tokenizer=self._engine.tokenizer,
             stop=(),
             parser=PlainParser(),
-            input_tokens=len(job.prompt.token_ids),
+            input_tokens=job.prompt.input_tokens,
             limit=job.limit,
         )
         async with aclosing(self._run_engine(job, output)) as steps:
@@ -220,7 +226,7 @@ class Generations:
                 reasoning = reasoning[(len(reasoning) + 1) // 2 :]
                 continue
             window = self._engine.info.context_window
-            limit = token_limit(asked, input_tokens=len(prompt.token_ids), context_window=window)
+            limit = token_limit(asked, input_tokens=prompt.input_tokens, context_window=window)
             return _Job(asked, prompt, limit, CallRules())
         return None
 
@@ -243,8 +249,7 @@ class Generations:
     async def _choose(self, job: "_Job", output: Output) -> None:
         """Narrow the rules of ``job`` to an answer or a first call."""
         heads = await self._in_thread(self._prompts.call_heads, job.rules.names)
-        prompt = [*job.prompt.token_ids, *output.token_ids]
-        room = self._engine.info.context_window - len(prompt)
+        room = self._engine.info.context_window - job.prompt.input_tokens - len(output.token_ids)
         if room <= max(map(len, heads.values())) + _ROOM_FOR_NOTHING:
             job.rules = job.rules if job.rules.is_required else job.rules.answering()
         else:
@@ -252,8 +257,8 @@ class Generations:
             choice = await choose(
                 self._engine,
                 heads,
-                prompt=prompt,
-                blank=blank.token_ids,
+                prompt=lambda beginning: self._prompts.continued(job.prompt, [*output.token_ids, *beginning]),
+                blank=lambda beginning: self._prompts.continued(blank, beginning),
                 request_id=job.request.request_id,
                 cache_salt=job.request.cache_salt,
             )
@@ -287,7 +292,7 @@ class Generations:
                 tokenizer=tokenizer,
                 stop=job.request.stop,
                 parser=parser,
-                input_tokens=len(job.prompt.token_ids),
+                input_tokens=job.prompt.input_tokens,
                 limit=job.limit,
                 resume_token_ids=job.request.resume_token_ids,
                 spelled=spelled,
@@ -299,7 +304,10 @@ class Generations:
             ) from None
 
     def _check_resume(self, job: "_Job", output: Output) -> None:
-        """Not every engine can enter a grammar in its middle; thoughts are under none."""
+        """Not every engine can enter a grammar in its middle; thoughts are under none. None goes on after images."""
+        if job.request.resume_token_ids and job.prompt.mixed is not None:
+            message = "The inference worker failed, and no other one can go on after images. Try again."
+            raise ApiError(ErrorReason.ERROR_REASON_ENGINE_FAILED, message)
         is_inside = bool(job.request.resume_token_ids) and (output.has_answer or not self._may_think(job))
         if job.grammar is None or not is_inside or self._engine.info.capabilities.grammar_resume:
             return

@@ -1,4 +1,4 @@
-"""Items -> chat template -> prompt token ids.
+"""Items -> chat template -> prompt token ids; or texts and images, if there are images.
 
 Only what the template itself wrote can become a marker token. Everything between two markers is tokenized in one run,
 as it would be without that rule, but for two cuts: inside a marker's text that content spells, and around text whose
@@ -11,8 +11,8 @@ import logging
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 from antiphon.errors import ApiError
@@ -24,7 +24,9 @@ from antiphon.responses.v1.tool_pb2 import Tool
 from inference import reasoning
 from inference.conversation import SYSTEM_ROLES, read_conversation
 from inference.dialect import ChatMessage, ToolStyle, find_dialect, to_template
+from inference.engines.base import EnginePrompt, MixedPrompt
 from inference.markers import MarkerIndex
+from inference.mixed import MixedPrompts, images_of
 from inference.template import ChatTemplate
 from inference.tokenizer import Tokenizer
 from inference.tools.format import ToolFormat
@@ -55,16 +57,32 @@ class ThinkingPlace(enum.Enum):
 class Prompt:
     """What the model reads."""
 
-    token_ids: list[int]
+    token_ids: list[int] = field(default_factory=list)
+    """Of text without images; empty if ``mixed`` is set."""
     thinking: ThinkingPlace = ThinkingPlace.FREE
     """Where it leaves the model's thoughts."""
+    mixed: MixedPrompt | None = None
+    """Text with images."""
+    mixed_tokens: int = 0
+    """Tokens of ``mixed``."""
+
+    @property
+    def input_tokens(self) -> int:
+        """Number of tokens."""
+        return self.mixed_tokens if self.mixed else len(self.token_ids)
 
 
 class PromptBuilder:
     """Builds the prompts of one model. May be used by several threads at once; belongs in one, as it takes its time."""
 
     def __init__(
-        self, tokenizer: Tokenizer, chat_template: str, context_window: int, *, thinking_marks: str = reasoning.AUTO
+        self,
+        tokenizer: Tokenizer,
+        chat_template: str,
+        context_window: int,
+        *,
+        thinking_marks: str = reasoning.AUTO,
+        count_mixed: Callable[[MixedPrompt], int] | None = None,
     ) -> None:
         """
         Args:
@@ -72,10 +90,12 @@ class PromptBuilder:
             chat_template: Jinja source of the model's chat template.
             context_window: Tokens of prompt and output together.
             thinking_marks: As ``inference.reasoning.find_style`` takes them.
+            count_mixed: ``Engine.count_tokens`` of an engine that takes images; None: images are refused.
 
         Raises:
             jinja2.TemplateSyntaxError: the template does not compile.
-            ValueError: the template renders no conversation, or the marks are malformed.
+            ValueError: the template renders no conversation, the marks are malformed, or no character is free to break
+                up markers in content.
         """
         self._tokenizer = tokenizer
         self._context_window = context_window
@@ -96,6 +116,8 @@ class PromptBuilder:
         )
         """How the model thinks."""
         self._runs = _RunCache(CACHED_CHARS)
+        self._mixed = MixedPrompts(tokenizer, self._markers)
+        self._count_mixed = count_mixed
         self._warn_of_lost_markers()
 
     def build(self, request: GenerateRequest) -> Prompt:
@@ -103,44 +125,52 @@ class PromptBuilder:
 
         Raises:
             ApiError: CONTEXT_LENGTH_EXCEEDED; UNSUPPORTED_VALUE and UNSUPPORTED_PARAMETER, something that the model
-                does not take; INVALID_VALUE, a tool choice of no tool; INVALID_PROMPT, the template refuses the
-                conversation. ``param`` counts ``request.items`` as ``input[i]``.
+                does not take; INVALID_VALUE, a tool choice of no tool; INVALID_MEDIA; INVALID_PROMPT, the template
+                refuses the conversation, or loses an image. ``param`` counts ``request.items`` as ``input[i]``.
+            EngineError: the engine failed to count the tokens of images.
         """
-        token_ids, thinking = self._tokenize_items(request, request.items)
-        if len(token_ids) >= self._context_window and request.truncation == Truncation.TRUNCATION_AUTO:
-            token_ids = self._truncate(request, token_ids)
-        self._check_length(token_ids)
-        return Prompt(token_ids, thinking)
+        prompt = self._build(request, request.items)
+        if prompt.input_tokens >= self._context_window and request.truncation == Truncation.TRUNCATION_AUTO:
+            prompt = self._truncate(request, prompt)
+        self._check_length(prompt.input_tokens)
+        return prompt
+
+    def continued(self, prompt: Prompt, token_ids: Sequence[int]) -> EnginePrompt:
+        """``prompt`` and what was generated after it. After images it is tokenized anew, perhaps otherwise."""
+        if prompt.mixed is None:
+            return [*prompt.token_ids, *token_ids]
+        return self._mixed.continued(prompt.mixed, token_ids) if token_ids else prompt.mixed
 
     def build_without_thoughts(self, request: GenerateRequest) -> Prompt:
-        """The prompt of ``request``, ending so that even a model that always thinks begins with its answer.
+        """The prompt of ``request``, ending so that even a model that always thinks begins with its answer. No images.
 
         Raises:
             ApiError: as ``build``.
         """
         prompt = self.build(request)
+        assert prompt.mixed is None, "only summaries are built so, and thoughts have no images"
         marks = self.reasoning.marks
         if marks is None or prompt.thinking is ThinkingPlace.CLOSED:
             return prompt
         start = marks.start + "\n" if prompt.thinking is ThinkingPlace.FREE else ""
         closing = self._tokenize_text(TracedStr.literal(f"{start}\n{marks.end}\n\n"))
-        self._check_length(prompt.token_ids + closing)
+        self._check_length(prompt.input_tokens + len(closing))
         return Prompt(prompt.token_ids + closing, ThinkingPlace.CLOSED)
 
     def call_heads(self, names: Iterable[str]) -> dict[str, list[int]]:
         """The token ids with which a call of each function begins."""
         return {name: self._tokenizer.encode(self.tool_format.call_head(name)) for name in names}
 
-    def _check_length(self, token_ids: Sequence[int]) -> None:
-        if len(token_ids) >= self._context_window:
+    def _check_length(self, input_tokens: int) -> None:
+        if input_tokens >= self._context_window:
             message = (
                 f"This model's maximum context length is {self._context_window} tokens. However, your input has"
-                f" {len(token_ids)} tokens. Please reduce its length."
+                f" {input_tokens} tokens. Please reduce its length."
             )
             raise ApiError(ErrorReason.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED, message, "input")
 
-    def _truncate(self, request: GenerateRequest, whole: list[int]) -> list[int]:
-        """Token ids without as few items from the front as leave room for an answer; ``whole`` if none may go.
+    def _truncate(self, request: GenerateRequest, whole: Prompt) -> Prompt:
+        """The prompt without as few items from the front as leave room for an answer; ``whole`` if none may go.
 
         If no cut leaves that room, the shortest prompt there is.
         """
@@ -150,17 +180,30 @@ class PromptBuilder:
         if not cuts:
             return whole
 
-        def tokenize(cut: int) -> list[int]:
-            return self._tokenize_items(request, _without_first(request.items, cut))[0]
+        def build(cut: int) -> Prompt:
+            return self._build(request, _without_first(request.items, cut))
 
-        fits = bisect_left(cuts, True, key=lambda cut: len(tokenize(cut)) <= self._context_window - room)
-        return tokenize(cuts[min(fits, len(cuts) - 1)])
+        fits = bisect_left(cuts, True, key=lambda cut: build(cut).input_tokens <= self._context_window - room)
+        return build(cuts[min(fits, len(cuts) - 1)])
 
-    def _tokenize_items(self, request: GenerateRequest, items: Iterable[Item]) -> tuple[list[int], ThinkingPlace]:
-        messages = read_conversation(request.instructions, items)
+    def _build(self, request: GenerateRequest, items: Iterable[Item]) -> Prompt:
+        """The prompt of ``items``, however long."""
+        messages = read_conversation(request.instructions, items, sees_images=self._count_mixed is not None)
         variables = self.reasoning.variables(request.reasoning)
         rendered = self._render(messages, self._tools(request), variables)
-        return self._tokenize(rendered), self._thinking_place(rendered)
+        thinking = self._thinking_place(rendered)
+        if images := images_of([message.text for message in messages]):
+            assert self._count_mixed is not None, "images were refused"
+            mixed = self._mix(rendered, images)
+            return Prompt(thinking=thinking, mixed=mixed, mixed_tokens=self._count_mixed(mixed))
+        return Prompt(self._tokenize(rendered), thinking)
+
+    def _mix(self, rendered: TracedStr, images: int) -> MixedPrompt:
+        mixed = self._mixed.split(rendered)
+        if len(mixed.images) != images or not mixed.texts[-1]:
+            message = "The model's chat template cannot render images in this conversation."
+            raise ApiError(ErrorReason.ERROR_REASON_INVALID_PROMPT, message, "input")
+        return mixed
 
     def _tools(self, request: GenerateRequest) -> list[dict[str, object]]:
         """The tools that the model is told of. A prompt of ours makes it eager to call, so it must not call in vain."""

@@ -42,7 +42,11 @@ class WorkerServer:
         self.admission = Admission(capacity=engine.info.capacity, max_waiting=settings.max_waiting)
         chat_template = _chat_template(engine, settings)
         prompts = PromptBuilder(
-            engine.tokenizer, chat_template, engine.info.context_window, thinking_marks=settings.thinking_marks
+            engine.tokenizer,
+            chat_template,
+            engine.info.context_window,
+            thinking_marks=settings.thinking_marks,
+            count_mixed=engine.count_tokens if engine.info.capabilities.images else None,
         )
         self.generations = Generations(
             engine=engine,

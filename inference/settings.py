@@ -21,6 +21,7 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     LISTEN              127.0.0.1:50061    host:port (0: any free port) or unix:PATH
     ENGINE              llamacpp           llamacpp or scripted
     MODEL_PATH          (empty)            the model's file; llamacpp needs it
+    PROJECTOR_PATH      (none)             the file with a vision model's eyes (mmproj); only for llamacpp
     MODEL_NAME          default            the name that requests use
     CHAT_TEMPLATE       (the model's own)  path of a Jinja chat template
     THINKING_MARKS      auto               auto, none, or what is around the model's thoughts: "<think> </think>"
@@ -43,6 +44,8 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Which engine runs the model."""
     model_path: str = ""
     """The model's file."""
+    projector_path: str = ""
+    """The file with a vision model's eyes, llama.cpp's ``mmproj``; empty: the model sees no images."""
     model_name: Annotated[str, Meta(min_length=1)] = "default"
     """The name that requests use."""
     chat_template: str = ""
@@ -96,4 +99,6 @@ def read_settings(environ: Mapping[str, str]) -> InferenceSettings:
     settings = msgspec.convert(values, InferenceSettings, strict=False)
     if settings.engine == "llamacpp" and not settings.model_path:
         raise ValueError(f"{PREFIX}MODEL_PATH: the llamacpp engine needs the path of a GGUF file")
+    if settings.engine != "llamacpp" and settings.projector_path:
+        raise ValueError(f"{PREFIX}PROJECTOR_PATH: the {settings.engine} engine has no use for a projector")
     return settings

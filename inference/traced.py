@@ -17,6 +17,8 @@ class Content:
     text: str
     token_ids: Sequence[int] = ()
     """The ids that the model generated as ``text``; empty if unknown."""
+    image: bytes | None = None
+    """An image that stands where ``text``, one character, does."""
 
 
 class Span(NamedTuple):

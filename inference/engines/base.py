@@ -31,6 +31,7 @@ class Capabilities:
     scoring: bool = False
     """``SamplingParams.forced_token_ids`` are honoured."""
     images: bool = False
+    """``MixedPrompt`` is taken."""
     cache_salt: bool = False
 
 
@@ -98,6 +99,25 @@ class Step:
     """Prompt tokens that came from the KV cache; set on the last step at the latest."""
 
 
+@dataclass(frozen=True, slots=True)
+class MixedPrompt:
+    """A prompt of text and images, for engines with ``Capabilities.images``.
+
+    Such engines tokenize the texts themselves, each on its own, and turn every marker's text in them into its token. So
+    the caller has to see to it that no text holds one that is not meant. The engine puts BOS before it all if the model
+    expects that, and whatever the model expects around an image.
+    """
+
+    texts: tuple[str, ...]
+    """Before, between and after the images: one more than there are of these. All but the last may be empty."""
+    images: tuple[bytes, ...]
+    """As ``inference.images.check_image`` lets them pass; at least one."""
+
+
+EnginePrompt = Sequence[int] | MixedPrompt
+"""Token ids, or text and images."""
+
+
 class EngineError(Exception):
     """One generation failed; the engine goes on. The message is for the log."""
 
@@ -107,7 +127,7 @@ class EngineDead(EngineError):
 
 
 class Engine(Protocol):
-    """Token ids in, token ids out, for one model.
+    """Token ids in, or text and images; token ids out. For one model.
 
     An engine knows nothing of chat templates, text, stop strings or queues: the caller renders, decodes, and starts at
     most ``info.capacity`` generations at once.
@@ -132,10 +152,19 @@ class Engine(Protocol):
         """
         ...
 
-    def generate(self, request_id: str, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Step, None]:
+    def count_tokens(self, prompt: MixedPrompt) -> int:
+        """Tokens of ``prompt``, those of its images with it. Takes its time: belongs in a thread.
+
+        Raises:
+            EngineError: it holds what the engine cannot take; always if ``Capabilities.images`` is false.
+        """
+        ...
+
+    def generate(self, request_id: str, prompt: EnginePrompt, params: SamplingParams) -> AsyncGenerator[Step, None]:
         """Generate after ``prompt``; the last step has ``stop`` set.
 
-        Closing the generator aborts: within one token while decoding, within one chunk of the prompt while prefilling.
+        Closing the generator aborts: within one token while decoding, within one chunk of the prompt, or one image,
+        while prefilling.
         When ``aclose`` returns the engine does no more work for it and its place is free.
 
         Raises:

@@ -1,7 +1,7 @@
 """How much of a prompt is in a KV cache already."""
 
 
-def common_prefix(first: tuple[int, ...], second: tuple[int, ...]) -> int:
+def common_prefix(first: tuple[object, ...], second: tuple[object, ...]) -> int:
     """Number of leading items that are equal."""
     low, high = 0, min(len(first), len(second))
     while low < high:  # comparing slices runs in C, comparing items does not

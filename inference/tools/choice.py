@@ -20,13 +20,13 @@ what a stock is." with ``get_stock_price``. Instructions, and further turns ("An
 evidence by about 1; that of the weather question is above 4 then, that of greetings and jokes below -1.7.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final, NamedTuple
 
 from antiphon.inference.v1.inference_pb2 import GenerateRequest
 from antiphon.responses.v1.content_pb2 import ContentPart, InputText
-from inference.engines.base import Engine, SamplingParams
+from inference.engines.base import Engine, EnginePrompt, SamplingParams
 from inference.engines.prefix import common_prefix
 
 THRESHOLD: Final = -1.3
@@ -70,8 +70,8 @@ async def choose(
     engine: Engine,
     heads: Mapping[str, Sequence[int]],
     *,
-    prompt: Sequence[int],
-    blank: Sequence[int],
+    prompt: Callable[[Sequence[int]], EnginePrompt],
+    blank: Callable[[Sequence[int]], EnginePrompt],
     request_id: str,
     cache_salt: str,
 ) -> Choice:
@@ -79,16 +79,16 @@ async def choose(
 
     Args:
         heads: Token ids of the beginning of each function's call; at least one.
-        prompt: The conversation.
-        blank: The conversation that ends with nothing said.
+        prompt: The conversation, followed by given token ids.
+        blank: The conversation that ends with nothing said, likewise.
     """
     first, *others = (tuple(head) for head in heads.values())
     shared = first[: min((common_prefix(first, other) for other in others), default=len(first))]
     scorer = _Scorer(engine, request_id, cache_salt)
 
-    async def score(context: Sequence[int]) -> dict[str, float]:
-        of_shared = await scorer.score(context, shared)
-        beginning = [*context, *shared]
+    async def score(context: Callable[[Sequence[int]], EnginePrompt]) -> dict[str, float]:
+        of_shared = await scorer.score(context(()), shared)
+        beginning = context(shared)
         return {name: of_shared + await scorer.score(beginning, head[len(shared) :]) for name, head in heads.items()}
 
     without = await score(blank)  # first, so that the conversation itself is left in the KV cache
@@ -107,7 +107,7 @@ class _Scorer:
         self.cached_tokens: int | None = None
         """Of the first pass."""
 
-    async def score(self, prompt: Sequence[int], continuation: Sequence[int]) -> float:
+    async def score(self, prompt: EnginePrompt, continuation: Sequence[int]) -> float:
         """The natural logarithm of the probability that ``continuation`` follows ``prompt``."""
         if not continuation:
             return 0.0

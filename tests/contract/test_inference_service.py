@@ -1,7 +1,7 @@
 """InferenceService over real gRPC, with the scripted engine behind it: Generate, CountTokens, GetModel, health."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import grpc
@@ -16,7 +16,7 @@ from antiphon.responses.v1 import content_pb2, item_pb2, response_pb2, tool_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.response_pb2 import Usage
 from antiphon.serving import answer_errors
-from inference.engines.base import SamplingParams, Step
+from inference.engines.base import EnginePrompt, SamplingParams, Step
 from inference.engines.scripted import ScriptedEngine
 from inference.server import SERVICE
 from tests.support.worker import MODEL, SERVING, InProcessWorker, in_process_worker, script, until, user_message
@@ -275,7 +275,7 @@ class FaultyEngine(ScriptedEngine):
     """Breaks its contract."""
 
     async def generate(
-        self, request_id: str, prompt: Sequence[int], params: SamplingParams
+        self, request_id: str, prompt: EnginePrompt, params: SamplingParams
     ) -> AsyncGenerator[Step, None]:
         async for step in super().generate(request_id, prompt, params):
             if step.token_ids:

@@ -1,6 +1,6 @@
 """A worker whose model thinks, over real gRPC: the scripted engine under chat templates that know thoughts."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from antiphon.inference.v1.inference_pb2 import PartKind, StopReason
 from antiphon.responses.v1 import response_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.response_pb2 import ReasoningConfig, ReasoningEffort, ReasoningSummary
-from inference.engines.base import EngineInfo, SamplingParams, Step
+from inference.engines.base import EngineInfo, EnginePrompt, MixedPrompt, SamplingParams, Step
 from inference.engines.scripted import ScriptedEngine
 from tests.support.worker import InProcessWorker, in_process_worker, script
 
@@ -45,8 +45,9 @@ class RecordingEngine(ScriptedEngine):
         return replace(info, capabilities=replace(info.capabilities, grammar=True))
 
     async def generate(
-        self, request_id: str, prompt: Sequence[int], params: SamplingParams
+        self, request_id: str, prompt: EnginePrompt, params: SamplingParams
     ) -> AsyncGenerator[Step, None]:
+        assert not isinstance(prompt, MixedPrompt)
         self.runs.append((self.tokenizer.decode(prompt), params))
         async for step in super().generate(request_id, prompt, params):
             yield step

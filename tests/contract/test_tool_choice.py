@@ -1,5 +1,6 @@
 """Whether the default model calls a function: scores of its engine, decisions on real messages, and their end."""
 
+import functools
 import json
 import math
 from collections.abc import AsyncGenerator
@@ -136,8 +137,8 @@ async def decide(engine_of: Subject, message: str, *tools: Tool) -> Choice:
     return await choose(
         engine,
         prompts.call_heads([tool.function.name for tool in tools]),
-        prompt=prompts.build(request).token_ids,
-        blank=prompts.build(saying_nothing(request)).token_ids,
+        prompt=functools.partial(prompts.continued, prompts.build(request)),
+        blank=functools.partial(prompts.continued, prompts.build(saying_nothing(request))),
         request_id="test",
         cache_salt="",
     )

@@ -10,7 +10,7 @@ TOKENS = st.lists(st.integers(0, 2), max_size=12).map(tuple)
 def used(slots: Slots, prompt: tuple[int, ...], salt: str = "", generated: tuple[int, ...] = ()) -> int:
     """Take a slot, fill it as a generation does, give it back; its index."""
     slot = slots.take(prompt, salt)
-    slot.token_ids, slot.prompt_tokens, slot.cache_salt = prompt + generated, len(prompt), salt
+    slot.key, slot.prompt_length, slot.cache_salt = prompt + generated, len(prompt), salt
     slots.give_back(slot)
     return slot.index
 
@@ -59,6 +59,6 @@ def test_the_least_recently_used_slot_goes_first() -> None:
 
 
 def test_a_slot_that_was_made_to_forget_gives_nothing() -> None:
-    slot = Slot(0, token_ids=(1, 2), prompt_tokens=2, cache_salt="")
+    slot = Slot(0, key=(1, 2), prompt_length=2, cache_salt="")
     slot.forget()
-    assert (slot.token_ids, slot.prompt_tokens, slot.cache_salt) == ((), 0, None)
+    assert (slot.key, slot.prompt_length, slot.cache_salt) == ((), 0, None)

@@ -5,15 +5,24 @@ import functools
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference.engines.base import Capabilities, EngineDead, EngineInfo, EngineStop, SamplingParams, Step
+from inference.engines.base import (
+    Capabilities,
+    EngineDead,
+    EngineInfo,
+    EnginePrompt,
+    EngineStop,
+    MixedPrompt,
+    SamplingParams,
+    Step,
+)
 from inference.engines.llamacpp.generation import Generation
 from inference.engines.llamacpp.server import VERSION, LlamaServer
-from inference.engines.llamacpp.slots import Slot, Slots
+from inference.engines.llamacpp.slots import Slot, Slots, cache_key
 from inference.engines.llamacpp.tokenizer import LlamaCppTokenizer
 
 log = logging.getLogger(__name__)
@@ -21,6 +30,12 @@ log = logging.getLogger(__name__)
 _CLOSE_TIMEOUT_S = 10.0
 _STALL_TIMEOUT_S = 120.0
 """No token and no chunk of a prompt of any generation for so long: llama.cpp hangs."""
+_IMAGE_STALL_TIMEOUT_S = 600.0
+"""The same for models that see: a processor may look at one image for minutes."""
+_PNG_HEAD_BYTES = 33
+"""Signature and IHDR."""
+_COUNTED_SIZES = 1024
+"""Sizes of images whose numbers of tokens are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +43,8 @@ class LlamaCppSettings:
     """What to load and how wide."""
 
     model_path: Path
+    projector_path: Path | None = None
+    """The file with the model's eyes, llama.cpp's ``mmproj``; None: it sees no images."""
     context_window: int = 8192
     """Tokens a generation. KV cache for all of it is held for each one: see ``parallel``."""
     parallel: int = 4
@@ -41,7 +58,8 @@ class LlamaCppEngine:
 
     Penalties count generated tokens only, as OpenAI's do. ``seed`` repeats an output as far as llama.cpp's arithmetic
     is the same, which other generations in the same batch can change in the last digits. Under a grammar penalties
-    count the end of the prompt too, and a character that ``max_tokens`` cuts is left out with its tokens.
+    count the end of the prompt too, and a character that ``max_tokens`` cuts is left out with its tokens; so after
+    images.
     """
 
     def __init__(self, settings: LlamaCppSettings) -> None:
@@ -51,9 +69,17 @@ class LlamaCppEngine:
             context_window=settings.context_window,
             capacity=settings.parallel,
             capabilities=Capabilities(
-                penalties=True, seed=True, max_top_logprobs=20, grammar=True, scoring=True, cache_salt=True
+                penalties=True,
+                seed=True,
+                max_top_logprobs=20,
+                grammar=True,
+                scoring=True,
+                images=settings.projector_path is not None,
+                cache_salt=True,
             ),
         )
+        self._stall_timeout_s = _STALL_TIMEOUT_S if settings.projector_path is None else _IMAGE_STALL_TIMEOUT_S
+        self._image_tokens: dict[bytes, int] = {}
         self._threads = ThreadPoolExecutor(settings.parallel, thread_name_prefix="llamacpp")
         self._slots = Slots(settings.parallel)
         self._running: dict[Generation, asyncio.Event] = {}
@@ -88,26 +114,46 @@ class LlamaCppEngine:
         tokenizer = LlamaCppTokenizer(settings.model_path, lambda text: self._alive_server().tokenize(text))
         self._server = LlamaServer(
             settings.model_path,
+            projector_path=settings.projector_path,
             context_window=settings.context_window,
             parallel=settings.parallel,
             threads=settings.threads,
         )
         self._tokenizer = tokenizer
+        bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        if settings.projector_path is not None and self._server.tokenize("", as_prompt=True) != bos:
+            raise EngineDead("llama.cpp puts more around the model's texts than BOS")
 
     def _alive_server(self) -> LlamaServer:
         if self._server is None:
             raise EngineDead("the engine is closed")
         return self._server
 
+    def count_tokens(self, prompt: MixedPrompt) -> int:
+        server = self._alive_server()
+        texts = enumerate(self.tokenizer.spellable(text) for text in prompt.texts)
+        tokens = [len(server.tokenize(text, parse_special=True, as_prompt=index == 0)) for index, text in texts]
+        return sum(tokens) + sum(self._count_image(server, image) for image in prompt.images)
+
+    def _count_image(self, server: LlamaServer, image: bytes) -> int:
+        size = image[:_PNG_HEAD_BYTES]  # all that the number depends on
+        if size not in self._image_tokens:
+            if len(self._image_tokens) == _COUNTED_SIZES:
+                self._image_tokens.clear()
+            self._image_tokens[size] = server.count_image(image)
+        return self._image_tokens[size]
+
     async def generate(
-        self, request_id: str, prompt: Sequence[int], params: SamplingParams
+        self, request_id: str, prompt: EnginePrompt, params: SamplingParams
     ) -> AsyncGenerator[Step, None]:
         self._raise_if_dead()
-        server, token_ids = self._alive_server(), tuple(prompt)
-        slot = self._slots.take(token_ids, params.cache_salt)
+        server = self._alive_server()
+        if not isinstance(prompt, MixedPrompt):
+            prompt = tuple(prompt)
+        slot = self._slots.take(cache_key(prompt), params.cache_salt)
         arrived = asyncio.Event()
         generation = Generation(
-            server, self.tokenizer, slot, token_ids, params, functools.partial(self._wakeups.put, arrived)
+            server, self.tokenizer, slot, prompt, params, functools.partial(self._wakeups.put, arrived)
         )
         done = asyncio.get_running_loop().run_in_executor(self._threads, generation.run)
         self._running[generation] = arrived
@@ -137,11 +183,11 @@ class LlamaCppEngine:
         """
         while not arrived.is_set():
             try:
-                async with asyncio.timeout(_STALL_TIMEOUT_S):
+                async with asyncio.timeout(self._stall_timeout_s):
                     await arrived.wait()
             except TimeoutError:
-                if time.monotonic() - self._wakeups.last_put >= _STALL_TIMEOUT_S:
-                    self._die(f"llama.cpp has done nothing for {_STALL_TIMEOUT_S:.0f} s")
+                if time.monotonic() - self._wakeups.last_put >= self._stall_timeout_s:
+                    self._die(f"llama.cpp has done nothing for {self._stall_timeout_s:.0f} s")
         self._raise_if_dead()
 
     def _ended(self, generation: Generation, slot: Slot, done: asyncio.Future[EngineStop | None]) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from inference.engines.base import EngineError, EngineStop, SamplingParams, Step, TokenLogprob
+from inference.engines.base import EngineError, EngineStop, MixedPrompt, SamplingParams, Step, TokenLogprob
 from inference.engines.llamacpp.server import LlamaServer, Token
-from inference.engines.llamacpp.slots import Slot
+from inference.engines.llamacpp.slots import Slot, cache_key
 from inference.engines.llamacpp.tokenizer import LlamaCppTokenizer
 from inference.engines.prefix import common_prefix
 
@@ -35,8 +35,9 @@ class Generation:
     matters tokens are generated one call each. What the stream has generated beyond a gap is dropped: nobody has seen
     it yet.
 
-    A grammar begins with a call and cannot be entered in its middle: under one everything comes as one stream. The
-    tokens that it leaves out are then told from the text that they are a part of; their log probabilities are unknown.
+    A grammar begins with a call and cannot be entered in its middle, and after images a call takes no token ids: then
+    everything comes as one stream. The tokens that it leaves out are told from the text that they are a part of; their
+    log probabilities are unknown.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Generation:
         server: LlamaServer,
         tokenizer: LlamaCppTokenizer,
         slot: Slot,
-        prompt: tuple[int, ...],
+        prompt: tuple[int, ...] | MixedPrompt,
         params: SamplingParams,
         notify: Callable[[], None],
     ) -> None:
@@ -58,6 +59,7 @@ class Generation:
         self._penalized = params.presence_penalty != 0 or params.frequency_penalty != 0
         self._grammar = _forcing(params.forced_token_ids) if params.forced_token_ids else params.grammar
         self._seed = random.getrandbits(63) if params.seed is None else params.seed
+        self._in_one_stream = self._grammar is not None or isinstance(prompt, MixedPrompt)
         self._reuse = slot.cache_salt == params.cache_salt
         self._generated: list[int] = []
         self._single_until = 0
@@ -91,26 +93,29 @@ class Generation:
             self._prefill()
             stop = None
             while not self._aborted and stop is None:
-                single = self._grammar is None and (self._penalized or len(self._generated) < self._single_until)
+                single = not self._in_one_stream and (self._penalized or len(self._generated) < self._single_until)
                 stop = self._step() if single else self._stream()
             if self._generated:
-                self._slot.token_ids = (*self._prompt, *self._generated)
-                self._slot.prompt_tokens = len(self._prompt)
+                prompt = cache_key(self._prompt)
+                self._slot.key = (*prompt, *self._generated)
+                self._slot.prompt_length = len(prompt)
         except EngineError:
             self._slot.forget()
             raise
         return stop
 
     def _prefill(self) -> None:
-        """All of the prompt but the last chunk, which the first decode brings with it."""
+        """All of the prompt but the last chunk, which the first decode brings with it; none of one with images."""
         if not self._reuse:
             self._slot.forget()
-        filled = common_prefix(self._slot.token_ids, self._prompt)
+        if isinstance(self._prompt, MixedPrompt):
+            return
+        filled = common_prefix(self._slot.key, self._prompt)
         while len(self._prompt) - filled > _PREFILL_CHUNK and not self._aborted:
             filled += _PREFILL_CHUNK
             self._came(self._server.prefill(self._slot.index, self._prompt[:filled], reuse=self._reuse))
-            self._slot.token_ids = self._prompt[:filled]
-            self._slot.prompt_tokens = filled
+            self._slot.key = self._prompt[:filled]
+            self._slot.prompt_length = filled
             self._notify()
 
     def _came(self, cached_tokens: int) -> None:
@@ -133,12 +138,13 @@ class Generation:
                 self._emit(held)
                 held = None
             piece = self._tokenizer.token_bytes(token.token_id)
-            if self._grammar is not None and (count := token.position - len(self._generated) - 1) > 0:
-                for missing in self._tokenizer.spelled(token.text.encode().removesuffix(piece), count):
+            if not self._in_one_stream:
+                gap = token.text != piece
+            elif (count := token.position - len(self._generated) - 1) > 0:
+                for missing in self._tokenizer.spelled(token.text.removesuffix(piece), count):
                     self._emit(replace(token, token_id=missing, logprob=_UNKNOWN_LOGPROB, top=()))
-                self._emit(token)
-            elif token.text.encode() != piece:
-                gap = True
+            if gap:
+                pass
             elif token.token_id in self._stop_ids:
                 stop = EngineStop.END_OF_TURN
             elif piece:
@@ -147,15 +153,19 @@ class Generation:
                 held = token
             return gap or stop is not None or self._aborted
 
+        def on_progress() -> bool:
+            self._notify()
+            return self._aborted
+
         remaining = self._params.max_tokens - len(self._generated)
-        finish_reason = self._server.stream(self._request() | {"n_predict": remaining}, on_token)
+        finish_reason = self._server.stream(self._request() | {"n_predict": remaining}, on_token, on_progress)
         if stop is not None or self._aborted:
             return stop
         if finish_reason == "stop" and held is not None:
             return EngineStop.END_OF_TURN
         if held is not None:
             self._emit(held)
-        if len(self._generated) == self._params.max_tokens or self._grammar is not None:
+        if len(self._generated) == self._params.max_tokens or self._in_one_stream:
             return EngineStop.MAX_TOKENS  # perhaps within a character, whose part nobody can be told
         self._single_until = len(self._generated) + _SINGLE_STEPS
         return None
@@ -196,8 +206,8 @@ class Generation:
     def _request(self) -> dict[str, Any]:
         """What every call that generates says; llama.cpp's server defaults hold for nothing that changes the output."""
         params = self._params
-        request = {
-            "prompt": [*self._prompt, *self._generated],
+        request: dict[str, Any] = {
+            "prompt": self._calls_prompt(),
             "id_slot": self._slot.index,
             "cache_prompt": self._reuse,
             "samplers": _SAMPLERS,
@@ -207,7 +217,9 @@ class Generation:
             "presence_penalty": params.presence_penalty,
             "frequency_penalty": params.frequency_penalty,
             "repeat_penalty": 1.0,
-            "repeat_last_n": (params.max_tokens if self._grammar else len(self._generated)) if self._penalized else 0,
+            "repeat_last_n": (params.max_tokens if self._in_one_stream else len(self._generated))
+            if self._penalized
+            else 0,
             "seed": _seed_at(self._seed, len(self._generated)),
             "n_probs": 0 if params.top_logprobs is None else max(1, params.top_logprobs),
         }
@@ -216,6 +228,12 @@ class Generation:
             bias = [[token_id, False] for token_id in self._tokenizer.silent_token_ids]
             request |= {"grammar": self._grammar, "logit_bias": bias}
         return request
+
+    def _calls_prompt(self) -> dict[str, Any] | list[int]:
+        if isinstance(self._prompt, MixedPrompt):
+            assert not self._generated, "one stream has it all"
+            return self._server.with_images(self._prompt, self._tokenizer.spellable)
+        return [*self._prompt, *self._generated]
 
 
 def _seed_at(seed: int, position: int) -> int:

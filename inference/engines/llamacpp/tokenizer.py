@@ -110,7 +110,7 @@ class LlamaCppTokenizer:
         return self._eos_token_ids
 
     def encode(self, text: str) -> list[int]:
-        text = vocabulary.spellable(text, self._single_bytes)
+        text = self.spellable(text)
         token_ids: list[int] = []
         start = 0
         while self._forgeable is not None and (match := self._forgeable.search(text, start)):
@@ -134,6 +134,10 @@ class LlamaCppTokenizer:
     @functools.cached_property
     def _unmerged(self) -> list[int]:
         return self._tokenize(_UNMERGED)
+
+    def spellable(self, text: str) -> str:
+        """``text`` with U+FFFD for what the vocabulary cannot spell, and half surrogate pairs as question marks."""
+        return vocabulary.spellable(text.encode(errors="replace").decode(), self._single_bytes)
 
     def token_bytes(self, token_id: int) -> bytes:
         if not 0 <= token_id < len(self._bytes):

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import assert_never
@@ -14,7 +14,9 @@ from inference.engines.base import (
     EngineDead,
     EngineError,
     EngineInfo,
+    EnginePrompt,
     EngineStop,
+    MixedPrompt,
     SamplingParams,
     Step,
     TokenLogprob,
@@ -38,6 +40,7 @@ from inference.engines.scripted.tokenizer import ScriptedTokenizer
 
 _TICK_S = 0.005
 _CACHED_SEQUENCES = 64
+_NO_IMAGES = "the scripted engine takes no images"
 _ROUNDING = 1e-3
 """Tokens: what floating point may take from one that is due."""
 
@@ -94,10 +97,15 @@ class ScriptedEngine:
     async def close(self) -> None:
         self._die("the engine is closed")
 
+    def count_tokens(self, prompt: MixedPrompt) -> int:
+        raise EngineError(_NO_IMAGES)
+
     async def generate(
-        self, request_id: str, prompt: Sequence[int], params: SamplingParams
+        self, request_id: str, prompt: EnginePrompt, params: SamplingParams
     ) -> AsyncGenerator[Step, None]:
         self._raise_if_dead()
+        if isinstance(prompt, MixedPrompt):
+            raise EngineError(_NO_IMAGES)
         token_ids = tuple(prompt)
         cached_tokens = self._cache.longest_prefix(token_ids, params.cache_salt)
         generated: list[int] = []
