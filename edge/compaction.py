@@ -80,14 +80,12 @@ def check_compact_params(params: response_pb2.ResponseParams) -> None:
             raise ApiError(ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER, message, field.name)
 
 
-def summary_params(params: response_pb2.ResponseParams, *, max_tokens: int) -> response_pb2.ResponseParams:
-    """What the generation of a summary is asked for, without its items."""
+def summary_params(params: response_pb2.ResponseParams) -> response_pb2.ResponseParams:
+    """What the generation of a summary is asked for, without its items and its length."""
     asked = response_pb2.ResponseParams(
         model=params.model,
         temperature=0,
-        max_output_tokens=max_tokens,
         truncation=response_pb2.TRUNCATION_AUTO,
-        reasoning=response_pb2.ReasoningConfig(effort=response_pb2.REASONING_EFFORT_NONE),
         store=False,
     )
     if params.HasField("instructions"):

@@ -26,7 +26,10 @@ from edge.validate import validate
 from edge.workers.pool import WorkerPool
 from store import ids
 
+_MIN_SUMMARY_TOKENS: Final = 64
 _MAX_SUMMARY_TOKENS: Final = 1024
+_CONVERSATION_SHARE: Final = 2
+"""A summary takes at most one part in so many of the conversation's own tokens, within these limits."""
 _WINDOW_SHARE: Final = 4
 """A summary takes at most one part in so many of the context window."""
 
@@ -66,16 +69,21 @@ class Compactor:
         pinned = [shown for shown, index in enumerate(prepared.kept) if conversation[index].HasField("compaction")]
         response_id = ids.new_response_id(ids.parse_response_id(params.previous_response_id))
         window = (await self._pool.info(params.model)).context_window
-        asked = with_defaults(summary_params(params, max_tokens=min(_MAX_SUMMARY_TOKENS, window // _WINDOW_SHARE)))
+        longest = min(_MAX_SUMMARY_TOKENS, window // _WINDOW_SHARE)
+        asked = with_defaults(summary_params(params))
 
         def request(dropped: int) -> pb.GenerateRequest:
             items = summary_request(prepared.items, pinned, dropped)
-            return generate_request(asked, items, request_id=str(response_id), cache_salt=owner)
+            request = generate_request(asked, items, request_id=str(response_id), cache_salt=owner)
+            request.without_reasoning = True
+            return request
 
         key = routing_key(params, conversation)
         with prepared.own_places():
-            dropped = await self._first_that_fits(prepared, request, key, window - asked.max_output_tokens)
-            response = await self._generate(request(dropped), key)
+            dropped, tokens = await self._first_that_fits(prepared, request, key, window, window - longest)
+            summary = request(dropped)
+            summary.max_output_tokens = min(longest, max(_MIN_SUMMARY_TOKENS, tokens // _CONVERSATION_SHARE))
+            response = await self._generate(summary, key)
         item_ids = ids.ItemIds(response_id)
         output = [*user_messages(conversation), compaction(response, self._sealer, owner=owner)]
         for item in output:
@@ -88,32 +96,33 @@ class Compactor:
         return compacted, warnings
 
     async def _first_that_fits(
-        self, prepared: Prepared, request: Callable[[int], pb.GenerateRequest], key: str, room: int
-    ) -> int:
-        """How few of the first items to leave out, so that the prompt has at most ``room`` tokens.
+        self, prepared: Prepared, request: Callable[[int], pb.GenerateRequest], key: str, window: int, room: int
+    ) -> tuple[int, int]:
+        """How few of the first items to leave out, so that the prompt has at most ``room`` tokens; and the whole's.
 
-        At most the last turn stays in, and the worker cuts that.
+        At most the last turn stays in, and the worker cuts that. The tokens are at most ``window``.
         """
 
-        async def fits(dropped: int) -> bool:
+        async def tokens(dropped: int) -> int:
             counted = request(dropped)
             counted.truncation = response_pb2.TRUNCATION_DISABLED
             worker = await self._pool.choose(counted.model, key)
             try:
-                return await worker.count_tokens(counted) <= room
+                return await worker.count_tokens(counted)
             except ApiError as error:
                 if error.reason == ErrorReason.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED:
-                    return False
+                    return window
                 raise
 
-        if await fits(0):
-            return 0
+        whole = await tokens(0)
+        if whole <= room:
+            return 0, whole
         cuts: Sequence[int] = turn_starts(prepared.items)[1:]
         low, high = 0, len(cuts) - 1
         while low < high:
             middle = (low + high) // 2
-            if await fits(cuts[middle]):
+            if await tokens(cuts[middle]) <= room:
                 high = middle
             else:
                 low = middle + 1
-        return cuts[low] if cuts else 0
+        return (cuts[low] if cuts else 0), whole

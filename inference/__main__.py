@@ -35,6 +35,7 @@ def main() -> NoReturn:
     """
     try:
         settings = read_settings(os.environ)
+        engine = create_engine(settings)
     except ValueError as error:
         print(f"inference: {error}", file=sys.stderr)
         sys.exit(2)
@@ -42,7 +43,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # see ``run``
     loop = uvloop.new_event_loop()
     try:
-        code = loop.run_until_complete(run(settings, create_engine(settings)))
+        code = loop.run_until_complete(run(settings, engine))
     except Exception:
         log.exception("worker failed")
         code = 1
@@ -51,7 +52,19 @@ def main() -> NoReturn:
 
 
 def create_engine(settings: InferenceSettings) -> Engine:
-    """The engine that the settings name; imported only now, since each brings a library of its own."""
+    """The engine that the settings name, not started.
+
+    Raises:
+        ValueError: it cannot do what a setting asks for.
+    """
+    engine = _create_engine(settings)
+    if settings.end_bias and not engine.info.capabilities.end_bias:
+        raise ValueError(f"INFERENCE_END_BIAS: the engine {settings.engine} has no logit bias; leave it 0")
+    return engine
+
+
+def _create_engine(settings: InferenceSettings) -> Engine:
+    """Each brings a library of its own, which is imported only now."""
     match settings.engine:
         case "llamacpp":
             from inference.engines.llamacpp import LlamaCppEngine, LlamaCppSettings

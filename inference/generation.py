@@ -47,7 +47,7 @@ class Generations:
     """Runs generations on one engine. Everything that can fail in one ends as an ApiError, logged once.
 
     Args:
-        min_p: See ``InferenceSettings``.
+        min_p: See ``InferenceSettings``, as for ``end_bias``, which the engine must be capable of.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Generations:
         model: pb.ModelInfo,
         admission: Admission,
         min_p: float,
+        end_bias: float,
     ) -> None:
         self.model = model
         self.admission = admission
@@ -66,6 +67,7 @@ class Generations:
         self._engine = engine
         self._prompts = prompts
         self._min_p = min_p
+        self._end_bias = end_bias
         self._threads = ThreadPoolExecutor(_PROMPT_THREADS, thread_name_prefix="prompt")
 
     async def run(self, request: pb.GenerateRequest) -> AsyncGenerator[GenerationEvent, None]:
@@ -103,7 +105,7 @@ class Generations:
         """
         check_request(request, self._engine.info, self.model.id)
         try:
-            return (await self._in_thread(self._prompts.build, request)).input_tokens
+            return (await self._in_thread(self._build, request)).input_tokens
         except EngineError as error:
             raise self._engine_failed(request, error) from error
 
@@ -121,7 +123,7 @@ class Generations:
         with self.admission.enter(request.service_tier) as place:
             info = self._engine.info
             check_request(request, info, self.model.id)
-            prompt = await self._in_thread(self._prompts.build, request)
+            prompt = await self._in_thread(self._build, request)
             limit = token_limit(request, input_tokens=prompt.input_tokens, context_window=info.context_window)
             job = _Job(request, prompt, limit, self._rules(request))
             job.grammar = await self._in_thread(self._constraint, job)
@@ -171,7 +173,9 @@ class Generations:
     ) -> AsyncGenerator[list[OutputEvent], None]:
         """Generate after what ``output`` has, until it is finished or pauses: what each step adds."""
         max_tokens = job.limit.max_tokens - len(output.token_ids)
-        params = sampling_params(job.request, max_tokens=max_tokens, min_p=self._min_p, grammar=grammar)
+        params = sampling_params(
+            job.request, max_tokens=max_tokens, min_p=self._min_p, end_bias=self._end_bias, grammar=grammar
+        )
         if job.rules.is_required and not self._prompts.has_native_tools:
             params = replace(params, temperature=0.0)  # what an untrained model knows of calls drowns in its noise
         prompt = self._prompts.continued(job.prompt, output.token_ids)
@@ -229,6 +233,10 @@ class Generations:
             limit = token_limit(asked, input_tokens=prompt.input_tokens, context_window=window)
             return _Job(asked, prompt, limit, CallRules())
         return None
+
+    def _build(self, request: pb.GenerateRequest) -> Prompt:
+        build = self._prompts.build_without_thoughts if request.without_reasoning else self._prompts.build
+        return build(request)
 
     def _rules(self, request: pb.GenerateRequest) -> CallRules:
         rules = call_rules(request)

@@ -100,15 +100,16 @@ def token_limit(request: pb.GenerateRequest, *, input_tokens: int, context_windo
 
 
 def sampling_params(
-    request: pb.GenerateRequest, *, max_tokens: int, min_p: float, grammar: str | None = None
+    request: pb.GenerateRequest, *, max_tokens: int, min_p: float, end_bias: float, grammar: str | None = None
 ) -> SamplingParams:
-    """The params of a checked request, with the contract's defaults filled in."""
+    """The params of a checked request, with the contract's defaults filled in. A grammar says itself where to end."""
     given = request.sampling
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=given.temperature if given.HasField("temperature") else 1.0,
         top_p=given.top_p if given.HasField("top_p") else 1.0,
         min_p=min_p,
+        end_bias=end_bias if grammar is None else 0.0,
         presence_penalty=given.presence_penalty,
         frequency_penalty=given.frequency_penalty,
         seed=given.seed if given.HasField("seed") else None,

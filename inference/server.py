@@ -54,6 +54,7 @@ class WorkerServer:
             model=_model_info(engine, settings.model_name, chat_template, is_thinker=prompts.reasoning.is_thinker),
             admission=self.admission,
             min_p=settings.min_p,
+            end_bias=settings.end_bias,
         )
         self._servicer = InferenceServicer(
             self.generations,

@@ -29,6 +29,7 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     PARALLEL            4                  generations at once
     THREADS             half the cores     threads of the engine
     MIN_P               0.05               leave out tokens less likely than this share of the likeliest; 0: none
+    END_BIAS            0                  added to the logits of the tokens that end the turn; 0: none
     MAX_WAITING         256                generations that wait for their turn, or are being prepared
     MAX_REQUEST_BYTES   67108864           largest request, put together from its chunks
     HEARTBEAT_MS        1000               longest silence on an Attach stream
@@ -62,6 +63,12 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.05
     """Tokens with less than this share of the likeliest one's probability are never sampled. The API has no such
     parameter and its default temperature is 1, at which small models talk nonsense, or without end, for want of it."""
+    end_bias: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    """Makes free text end sooner: the odds of a token that ends the turn are multiplied by e to this power at every
+    place, and at temperature 0 it wins where it is behind by less. For models so small that they sometimes miss their
+    end and ramble on to the end of the context window. Of 48 answers of SmolLM2-135M 3 were longer than 350 tokens
+    without it, and none with 2. It leaves alone what a grammar rules (JSON, calls), and log probabilities are those
+    without it, like those without temperature. An engine that has no logit bias refuses to start with it."""
     max_waiting: Annotated[int, Meta(ge=0)] = 256
     """Generations that wait for their turn, or are being prepared; beyond, OVERLOADED."""
     max_request_bytes: _Positive = 64 * 1024 * 1024

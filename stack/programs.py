@@ -54,10 +54,12 @@ def worker(
 ) -> Program:
     """An inference worker; settings that the user's environment has besides these go through to it."""
     name = f"worker-{number}"
+    own_engine = "INFERENCE_ENGINE" not in environ
     return Program(
         name=name,
         command=[sys.executable, "-m", "inference"],
         environ={
+            **(model.settings if own_engine else {}),
             **environ,
             "INFERENCE_LISTEN": listen,
             "INFERENCE_MODEL_PATH": str(model.path),

@@ -30,6 +30,7 @@ class Capabilities:
     grammar_resume: bool = False
     scoring: bool = False
     """``SamplingParams.forced_token_ids`` are honoured."""
+    end_bias: bool = False
     images: bool = False
     """``MixedPrompt`` is taken."""
     cache_salt: bool = False
@@ -59,6 +60,8 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     """Tokens with less than this share of the likeliest one's probability, before ``temperature``, are left out."""
+    end_bias: float = 0.0
+    """Added to the logits of the tokens that end the turn. Not with ``grammar`` or ``forced_token_ids``."""
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int | None = None

@@ -65,6 +65,16 @@ async def test_top_p_leaves_out_the_unlikely(subject: Subject) -> None:
     assert (await generate(subject.engine, subject.repeating("one"), nearly)).token_ids == greedy.token_ids
 
 
+async def test_the_end_bias_ends_a_turn_and_shows_in_no_log_probability(subject: Subject) -> None:
+    prompt = subject.repeating("one")
+    params = replace(GREEDY, max_tokens=8, top_logprobs=20)
+    plain = await generate(subject.engine, prompt, params)
+    biased = await generate(subject.engine, prompt, replace(params, end_bias=1.0))  # the end is behind by more
+    assert biased.logprobs == plain.logprobs
+    ended = await generate(subject.engine, prompt, replace(params, end_bias=100.0))
+    assert (ended.token_ids, ended.stop) == ([], EngineStop.END_OF_TURN)
+
+
 async def test_different_seeds_and_no_seeds_differ(subject: Subject) -> None:
     params = SamplingParams(max_tokens=12, temperature=1.5)
     seeds = (1, 2, -1, 2**32 - 1, 2**63, None, None)

@@ -152,6 +152,14 @@ async def test_effort_none_is_refused_where_the_model_always_thinks(tmp_path: Pa
         assert (error.reason, error.param) == (ErrorReason.ERROR_REASON_UNSUPPORTED_VALUE, "reasoning.effort")
 
 
+async def test_without_reasoning_even_a_model_that_always_thinks_answers_at_once(tmp_path: Path) -> None:
+    async with thinking_worker(tmp_path, "thinking_opened") as worker:
+        heard = await hear(worker, script("tokens 6", "say Hello", without_reasoning=True))
+        assert heard.parts == [(TEXT, "Hello")]
+        [(prompt, _)] = runs(worker)
+        assert prompt.endswith(b"assistant\n<think>\n\n</think>\n\n")
+
+
 async def test_the_token_limit_may_cut_the_thoughts(worker: InProcessWorker) -> None:
     heard = await hear(worker, script("marker <think>", "say one two three four", max_output_tokens=3))
     assert heard.parts == [(REASONING, "one two")]

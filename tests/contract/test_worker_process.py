@@ -124,6 +124,7 @@ def test_a_wrong_setting_is_named_and_ends_with_two() -> None:
         ({"paralel": "1"}, "INFERENCE_PARALEL"),
         ({"listen": "nonsense"}, "INFERENCE_LISTEN"),
         ({"engine": "llamacpp"}, "INFERENCE_MODEL_PATH"),
+        ({"engine": "scripted", "end_bias": "2"}, "INFERENCE_END_BIAS"),
     ):
         ended = run_worker(**settings)
         assert ended.returncode == 2

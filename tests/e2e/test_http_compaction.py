@@ -63,13 +63,15 @@ async def test_a_conversation_becomes_its_user_messages_and_a_summary(model_clie
 
 
 async def test_the_model_reads_the_summary_that_it_wrote(client: Client) -> None:
-    # without a script the engine repeats the last user message: the summary is the request for it
+    # without a script the engine repeats the last user message: the summary is the request for it, but for its first
+    # tokens, which it takes for generated before, as empty thoughts end the prompt
     body = await compact(client, input=LAUNCH)
     answer = await client.create(model=MODEL, input=[*body["output"], user("script:\necho")])
     prompt = output_text(answer)
     assert LAUNCH[0]["content"] in prompt
     assert LAUNCH[1]["content"] not in prompt
-    assert "Summary of the earlier conversation:\nSummarise our conversation so far" in prompt
+    assert "Summary of the earlier conversation:\n" in prompt
+    assert "Keep the goal, the facts, names, numbers and decisions" in prompt
 
 
 async def test_a_chain_can_be_compacted(client: Client) -> None:

@@ -75,6 +75,7 @@ class LlamaCppEngine:
                 grammar=True,
                 scoring=True,
                 images=settings.projector_path is not None,
+                end_bias=True,
                 cache_salt=True,
             ),
         )

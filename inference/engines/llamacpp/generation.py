@@ -227,6 +227,8 @@ class Generation:
             # control tokens: to llama.cpp they are the text that names them, to everybody else nothing
             bias = [[token_id, False] for token_id in self._tokenizer.silent_token_ids]
             request |= {"grammar": self._grammar, "logit_bias": bias}
+        elif params.end_bias:  # of log probabilities llama.cpp tells those without it
+            request["logit_bias"] = [[token_id, params.end_bias] for token_id in self._stop_ids]
         return request
 
     def _calls_prompt(self) -> dict[str, Any] | list[int]:
