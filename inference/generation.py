@@ -105,7 +105,7 @@ class Generations:
         """
         check_request(request, self._engine.info, self.model.id)
         try:
-            return (await self._in_thread(self._build, request)).input_tokens
+            return (await self._in_thread(self._prompts.build, request)).input_tokens
         except EngineError as error:
             raise self._engine_failed(request, error) from error
 
@@ -123,7 +123,7 @@ class Generations:
         with self.admission.enter(request.service_tier) as place:
             info = self._engine.info
             check_request(request, info, self.model.id)
-            prompt = await self._in_thread(self._build, request)
+            prompt = await self._in_thread(self._prompts.build, request)
             limit = token_limit(request, input_tokens=prompt.input_tokens, context_window=info.context_window)
             job = _Job(request, prompt, limit, self._rules(request))
             job.grammar = await self._in_thread(self._constraint, job)
@@ -223,7 +223,7 @@ class Generations:
         while reasoning:
             asked = summary_request(request, reasoning)
             try:
-                prompt = await self._in_thread(self._prompts.build_without_thoughts, asked)
+                prompt = await self._in_thread(self._prompts.build, asked)
             except ApiError as error:
                 if error.reason != ErrorReason.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED:
                     raise
@@ -233,10 +233,6 @@ class Generations:
             limit = token_limit(asked, input_tokens=prompt.input_tokens, context_window=window)
             return _Job(asked, prompt, limit, CallRules())
         return None
-
-    def _build(self, request: pb.GenerateRequest) -> Prompt:
-        build = self._prompts.build_without_thoughts if request.without_reasoning else self._prompts.build
-        return build(request)
 
     def _rules(self, request: pb.GenerateRequest) -> CallRules:
         rules = call_rules(request)

@@ -141,22 +141,6 @@ class PromptBuilder:
             return [*prompt.token_ids, *token_ids]
         return self._mixed.continued(prompt.mixed, token_ids) if token_ids else prompt.mixed
 
-    def build_without_thoughts(self, request: GenerateRequest) -> Prompt:
-        """The prompt of ``request``, ending so that even a model that always thinks begins with its answer. No images.
-
-        Raises:
-            ApiError: as ``build``.
-        """
-        prompt = self.build(request)
-        assert prompt.mixed is None, "only summaries are built so, and thoughts have no images"
-        marks = self.reasoning.marks
-        if marks is None or prompt.thinking is ThinkingPlace.CLOSED:
-            return prompt
-        start = marks.start + "\n" if prompt.thinking is ThinkingPlace.FREE else ""
-        closing = self._tokenize_text(TracedStr.literal(f"{start}\n{marks.end}\n\n"))
-        self._check_length(prompt.input_tokens + len(closing))
-        return Prompt(prompt.token_ids + closing, ThinkingPlace.CLOSED)
-
     def call_heads(self, names: Iterable[str]) -> dict[str, list[int]]:
         """The token ids with which a call of each function begins."""
         return {name: self._tokenizer.encode(self.tool_format.call_head(name)) for name in names}
@@ -192,6 +176,11 @@ class PromptBuilder:
         variables = self.reasoning.variables(request.reasoning)
         rendered = self._render(messages, self._tools(request), variables)
         thinking = self._thinking_place(rendered)
+        marks = self.reasoning.marks
+        if request.without_reasoning and marks is not None and thinking is not ThinkingPlace.CLOSED:
+            start = marks.start + "\n" if thinking is ThinkingPlace.FREE else ""
+            rendered = TracedStr.concat([rendered, TracedStr.literal(f"{start}\n{marks.end}\n\n")])
+            thinking = ThinkingPlace.CLOSED
         if images := images_of([message.text for message in messages]):
             assert self._count_mixed is not None, "images were refused"
             mixed = self._mix(rendered, images)

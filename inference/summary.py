@@ -35,5 +35,6 @@ def summary_request(request: pb.GenerateRequest, reasoning: str) -> pb.GenerateR
         items=[item_pb2.Item(message=item_pb2.Message(role=item_pb2.ROLE_USER, content=[text]))],
         sampling=pb.SamplingParams(temperature=0.0),
         max_output_tokens=length.max_tokens,
+        without_reasoning=True,
         cache_salt=request.cache_salt,
     )
