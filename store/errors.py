@@ -61,8 +61,8 @@ def is_read_only(error: BaseException) -> bool:
 def store_unavailable(error: BaseException) -> ApiError:
     """What the client is told when ``error`` stands; the log says why."""
     _log.warning("store unavailable", extra={"error_type": type(error).__name__, "error": str(error)})
-    return ApiError(
-        ErrorReason.ERROR_REASON_STORE_UNAVAILABLE,
-        "The response store is unavailable; please try again.",
-        retry_after_ms=RETRY_AFTER_MS,
-    )
+    if fault_of(error) is Fault.REFUSED:
+        message = "The response store takes nothing new at the moment. Try again later, or send 'store': false."
+    else:
+        message = "The response store is unavailable; please try again."
+    return ApiError(ErrorReason.ERROR_REASON_STORE_UNAVAILABLE, message, retry_after_ms=RETRY_AFTER_MS)

@@ -16,6 +16,7 @@ from store.event_batch import decode, encode, next_sequence_number
 from store.ids import parse_response_id
 from store.lease import Lease, LeaseLost
 from store.packing import pack_record
+from store.retention import Retention, retention_ms_of
 from store.scripts import Script
 from store.subscriber import Subscriber
 
@@ -61,7 +62,7 @@ class EventLog:
         commands: CommandBatcher,
         subscriber: Subscriber,
         *,
-        retention_ms: int,
+        retention_ms: Retention,
         log_retention_ms: int,
         unfinished_ms: int = 24 * 3600 * 1000,
         max_log_bytes: int = 64 * 2**20,
@@ -74,7 +75,7 @@ class EventLog:
             commands: The way to Redis.
             subscriber: Wakes followers.
             retention_ms: A record's lifetime, as for ``ResponseStore``.
-            log_retention_ms: How long log and job stay after the end; the record then stays alone.
+            log_retention_ms: How long log and job stay after the end, if the record does; it then stays alone.
             unfinished_ms: How long they stay when nothing is appended.
             max_log_bytes: The most bytes of a log, as it is stored, without its last batch.
             max_record_bytes: The most bytes of a record, uncompressed.
@@ -128,12 +129,13 @@ class EventLog:
         status = ResponseStatus.Name(record.response.status).removeprefix("RESPONSE_STATUS_").lower()
         field, value = encode(batch)
         blob = await pack_record(record, max_bytes=self._max_record_bytes)
+        retention_ms = retention_ms_of(lease.owner, self._retention_ms)
         digest = hashlib.sha256(b"%d:%b%b" % (len(value), value, blob)).digest()
         (reply,) = await self._commands.execute(
             _FINISH(
                 lease.job_keys,
                 *(lease.fence, batch.first_sequence_number, next_sequence_number(batch), field, value),
-                *(blob, digest, status, self._retention_ms, self._log_retention_ms, lease.log_channel),
+                *(blob, digest, status, retention_ms, min(retention_ms, self._log_retention_ms), lease.log_channel),
             )
         )
         _check(reply, lease)
@@ -142,7 +144,7 @@ class EventLog:
                 _FORGET(keys.QUEUE, lease.entry, lease.fence),
                 _ACCOUNT(
                     keys.of_owner(lease.owner),
-                    self._retention_ms,
+                    retention_ms,
                     record.response.id,
                     len(blob),
                     *record.ancestor_ids,

@@ -6,6 +6,7 @@ from typing import Final
 from store import keys
 from store.batcher import CommandBatcher
 from store.ids import parse_response_id
+from store.retention import Retention, retention_ms_of
 from store.scripts import Script
 
 _RESERVE = Script("reserve")
@@ -45,7 +46,7 @@ class IdempotencyStore:
     Methods raise ApiError STORE_UNAVAILABLE when Redis does not serve.
     """
 
-    def __init__(self, commands: CommandBatcher, *, retention_ms: int, reservation_ms: int = 60_000) -> None:
+    def __init__(self, commands: CommandBatcher, *, retention_ms: Retention, reservation_ms: int = 60_000) -> None:
         """Reserve for ``reservation_ms`` at a time: call ``prolong`` every third of it.
 
         Args:
@@ -54,7 +55,7 @@ class IdempotencyStore:
             reservation_ms: How long a dead edge blocks a key.
         """
         self._commands = commands
-        self._lifetime_ms = min(retention_ms, _MAX_LIFETIME_MS)
+        self._retention_ms = retention_ms
         self._reservation_ms = reservation_ms
 
     async def reserve(self, owner: str, key: str, body_digest: str, response_id: str) -> New | Existing | Conflict:
@@ -86,7 +87,8 @@ class IdempotencyStore:
 
     async def confirm(self, owner: str, key: str, response_id: str) -> bool:
         """The response is stored, or accepted as a job; False if the key is no longer its own."""
-        return await self._settle(owner, key, response_id, self._lifetime_ms, is_stored=True)
+        lifetime_ms = min(retention_ms_of(owner, self._retention_ms), _MAX_LIFETIME_MS)
+        return await self._settle(owner, key, response_id, lifetime_ms, is_stored=True)
 
     async def release(self, owner: str, key: str, response_id: str) -> None:
         """There will be no response: the same request may be tried again."""

@@ -20,11 +20,13 @@
 ``:fences``, ``:clock``                            hashes  ``lua/queue.lua``. Hold only what has not ended; the clock,
                                                            three numbers, stays.
 ``{queue}:sweep``                                  string  A sweep began. Lives for the sweep's interval.
+``{probe-<n>}``                                    string  Nothing: its server takes writes. Lives for a second.
 =================================================  ======  ===========================================================
 
-The owner is part of every key but the queue's: the id of another owner's response names a key that does not exist. The
-only braces are those of the hash tag. All keys of a chain are in one slot of a cluster, as are all of an owner's own,
-and all of the queue's, whose entries begin with the owner. An owner named ``queue`` shares its slot, and no key.
+The owner is part of every key but the queue's and the probes': the id of another owner's response names a key that
+does not exist. The only braces are those of the hash tag. All keys of a chain are in one slot of a cluster, as are all
+of an owner's own, and all of the queue's, whose entries begin with the owner. An owner named ``queue`` shares its slot,
+and no key.
 
 Channels of PUBLISH, which only wake: the log's key for its readers, ``holder:<holder>`` for who runs jobs, and
 ``{queue}:wake`` for who would.
@@ -40,6 +42,9 @@ QUEUE: Final = ("{queue}:ready", "{queue}:owners", "{queue}:leases", "{queue}:fe
 """The keys of every script of the queue."""
 SWEEP: Final = "{queue}:sweep"
 """String: somebody looks for jobs that the queue has lost."""
+
+PROBES: Final = tuple(f"{{probe-{n}}}" for n in range(16))
+"""Strings, spread over the nodes of a cluster: written to see whether that can be done."""
 
 WAKE_CHANNEL: Final = "{queue}:wake"
 """Something is ready."""

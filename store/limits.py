@@ -1,17 +1,20 @@
 """What an owner may use: requests per minute, responses at once, stored bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from store import keys
-from store.batcher import CommandBatcher
+from store.batcher import Command, CommandBatcher
 from store.scripts import Script
 
 _ADMIT = Script("admit", prelude="owner")
 _VOUCH = Script("vouch", prelude="owner")
 _USAGE = Script("usage", prelude="owner")
+
+Places = Mapping[str, Collection[str]]
+"""Ids of what runs, at least one, by owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,31 +75,42 @@ class LimitStore:
     def __init__(self, commands: CommandBatcher, *, lease_ms: int = 60_000) -> None:
         """Vouch for ``lease_ms`` at a time: call ``vouch`` every third of it."""
         self._commands = commands
-        self._lease_ms = lease_ms
+        self.lease_ms = lease_ms
 
-    async def admit(self, owner: str, response_id: str, limits: Limits) -> Admission:
-        """Count ``response_id`` among the running and against the rate, if no limit is used up: all or nothing.
+    async def admit(self, owner: str, request_id: str, limits: Limits, *, left: Sequence[str] = ()) -> Admission:
+        """Count ``request_id`` among the running and against the rate, if no limit is used up: all or nothing.
 
         The same id is counted once, however often this is sent.
+
+        Args:
+            left: Some that run no longer; their places are free for this one.
         """
-        (reply,) = await self._commands.execute(
+        own = keys.of_owner(owner)
+        leaving: list[Command] = [("ZREM", own[_RUNNING], *left)] if left else []
+        *_, reply = await self._commands.execute(
+            *leaving,
             _ADMIT(
-                keys.of_owner(owner),
-                *(response_id, self._lease_ms),
+                own,
+                *(request_id, self.lease_ms),
                 *(limits.max_running, limits.requests_per_minute, limits.max_stored_bytes),
-            )
+            ),
         )
         refusal, retry_after_ms, remaining, reset_ms = reply
         return Admission(Refusal(refusal.decode()) if refusal else None, retry_after_ms, remaining, reset_ms)
 
-    async def vouch(self, owner: str, response_ids: Sequence[str]) -> None:
+    async def vouch(self, places: Places) -> None:
         """These still run here."""
-        if response_ids:
-            await self._commands.execute(_VOUCH(keys.of_owner(owner), self._lease_ms, *response_ids))
+        if places:
+            await self._commands.execute(
+                *(_VOUCH(keys.of_owner(owner), self.lease_ms, *ids) for owner, ids in places.items())
+            )
 
-    async def leave(self, owner: str, response_id: str) -> None:
-        """This runs no longer."""
-        await self._commands.execute(("ZREM", keys.of_owner(owner)[_RUNNING], response_id))
+    async def leave(self, places: Places) -> None:
+        """These run no longer."""
+        if places:
+            await self._commands.execute(
+                *(("ZREM", keys.of_owner(owner)[_RUNNING], *ids) for owner, ids in places.items())
+            )
 
     async def usage(self, owner: str) -> Usage:
         """What ``owner`` uses now."""

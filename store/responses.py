@@ -1,5 +1,6 @@
 """Response records, and the chains that ``previous_response_id`` makes of them."""
 
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from store import keys
 from store.batcher import Command, CommandBatcher
 from store.ids import ResponseId, parse_item_id, parse_response_id
 from store.packing import CorruptRecord, pack_record, unpack_records
+from store.retention import Retention, retention_ms_of
 from store.scripts import Script
 
 _SHOWN_ID_LENGTH = 128
@@ -23,8 +25,11 @@ _DELETE = Script("delete", prelude="job")
 
 _UNFINISHED = (ResponseStatus.RESPONSE_STATUS_QUEUED, ResponseStatus.RESPONSE_STATUS_IN_PROGRESS)
 
-_TOUCH = "for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[1]) end"
-"""Lua: starts the lifetime of KEYS anew, ARGV[1] milliseconds. One script, as redis-py costs 15 us for each command."""
+_TOUCH = "for _, key in ipairs(KEYS) do redis.pcall('PEXPIRE', key, ARGV[1]) end"
+"""Lua: starts the lifetime of KEYS anew, ARGV[1] milliseconds. One script, as redis-py costs 15 us for each command. A
+server that takes no writes leaves it: what is there can still be read and continued."""
+
+_PROBE_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ class ResponseStore:
         self,
         commands: CommandBatcher,
         *,
-        retention_ms: int,
+        retention_ms: Retention,
         max_depth: int = 1000,
         max_record_bytes: int = 64 * 2**20,
         max_chain_bytes: int = 256 * 2**20,
@@ -107,12 +112,19 @@ class ResponseStore:
         ancestors = self._keys(owner, record.ancestor_ids)
         blob = await pack_record(record, max_bytes=self._max_record_bytes)
         commands: list[Command] = [
-            ("SET", keys.response(owner, response_id), blob, "PX", self._retention_ms),
+            ("SET", keys.response(owner, response_id), blob, "PX", retention_ms_of(owner, self._retention_ms)),
             self._account(owner, str(response_id), len(blob), record.ancestor_ids),
         ]
         if ancestors:
-            commands.append(self._touch(ancestors))
+            commands.append(self._touch(owner, ancestors))
         await self._commands.execute(*commands)
+
+    async def check_writable(self) -> None:
+        """Return if a record could be saved now: a server that is full or read-only still answers all else.
+
+        Of a cluster only one node is asked, any.
+        """
+        await self._commands.execute(("SET", random.choice(keys.PROBES), "", "PX", _PROBE_MS))
 
     async def get(self, owner: str, response_id: str) -> ResponseRecord | None:
         """The record of ``response_id``; None if ``owner`` has none. Does not prolong its life."""
@@ -145,7 +157,7 @@ class ResponseStore:
         if _chain_bytes(last) > self._max_chain_bytes:
             raise _not_continuable(previous_response_id, f"takes more than {self._max_chain_bytes} bytes")
         ancestors = self._keys(owner, last.ancestor_ids)
-        touch = self._touch([*ancestors, *self._keys(owner, [previous_response_id])])
+        touch = self._touch(owner, [*ancestors, *self._keys(owner, [previous_response_id])])
         account = self._account(owner, "", 0, [*last.ancestor_ids, previous_response_id])
         if not ancestors:
             await self._commands.execute(touch, account)
@@ -184,10 +196,10 @@ class ResponseStore:
 
     def _account(self, owner: str, response_id: str, size: int, used: Iterable[str]) -> Command:
         """Count ``response_id`` among what ``owner`` has stored, and start the lifetime of ``used`` anew there too."""
-        return _ACCOUNT(keys.of_owner(owner), self._retention_ms, response_id, size, *used)
+        return _ACCOUNT(keys.of_owner(owner), retention_ms_of(owner, self._retention_ms), response_id, size, *used)
 
-    def _touch(self, names: Sequence[str]) -> Command:
-        return ("EVAL", _TOUCH, len(names), *names, self._retention_ms)
+    def _touch(self, owner: str, names: Sequence[str]) -> Command:
+        return ("EVAL", _TOUCH, len(names), *names, retention_ms_of(owner, self._retention_ms))
 
 
 def _chain_bytes(last: ResponseRecord) -> int:

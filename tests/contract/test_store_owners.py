@@ -93,7 +93,7 @@ async def test_only_so_many_run_at_once_and_a_refused_one_costs_nothing(limits: 
         assert (await limits.admit(owner, response_id, limit)).refusal is None
     refused = await limits.admit(owner, new_id(), limit)
     assert (refused.refusal, refused.retry_after_ms, refused.remaining_requests) == (Refusal.RUNNING, 1000, 98)
-    await limits.leave(owner, running[0])
+    await limits.leave({owner: [running[0]]})
     assert (await limits.admit(owner, new_id(), limit)).refusal is None
 
 
@@ -110,7 +110,7 @@ async def test_what_a_dead_process_ran_is_not_counted_for_ever(
         await limits.admit(owner, response_id, NO_LIMITS)
     running = keys.of_owner(owner)[3]
     await raw.zadd(running, {dead: 1, alive: 1})  # both leases ran out
-    await limits.vouch(owner, [alive])
+    await limits.vouch({owner: [alive]})
     assert (await limits.usage(owner)).running == 1
     assert (await limits.admit(owner, new_id(), Limits(max_running=2))).refusal is None
     assert (await limits.admit(owner, new_id(), Limits(max_running=2))).refusal is Refusal.RUNNING
@@ -121,7 +121,7 @@ async def test_owners_do_not_use_each_others_limits(limits: LimitStore, owner: s
     limit = Limits(requests_per_minute=1, max_running=1)
     for each in (owner, owner + "2", "queue"):
         assert (await limits.admit(each, new_id(), limit)).refusal is None
-    await limits.leave("queue", "")
+    await limits.leave({"queue": [""]})
 
 
 async def test_stored_bytes_follow_commits_and_deletions(edge: EdgeStores, limits: LimitStore, owner: str) -> None:
