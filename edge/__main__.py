@@ -12,7 +12,9 @@ import uvloop
 from aiohttp import web
 
 from antiphon.logs import configure_logging
+from edge.auth import Authenticator
 from edge.core import Core
+from edge.limits import Limiter, OwnerPolicies
 from edge.media.resolve import open_media
 from edge.rest.app import create_app, create_runner
 from edge.rpc.server import start_server
@@ -20,6 +22,7 @@ from edge.settings import EdgeSettings, from_environment
 from edge.workers.discovery import parse_targets
 from edge.workers.pool import WorkerPool
 from store.connection import connect
+from store.limits import LimitStore
 from store.responses import ResponseStore
 
 log = logging.getLogger("edge")
@@ -29,11 +32,16 @@ async def serve(settings: EdgeSettings, stopping: asyncio.Event) -> None:
     """Serve both doors until ``stopping`` is set; then let running responses end, for a while.
 
     Raises:
-        OSError: a port cannot be had.
+        OSError: a port cannot be had, or a file that a setting names cannot be read.
     """
     async with AsyncExitStack() as stack:
         commands = await stack.enter_async_context(connect(settings.redis_url))
-        store = ResponseStore(commands, retention_ms=settings.response_ttl_s * 1000, max_depth=settings.max_chain_depth)
+        authenticator = Authenticator(
+            keys=settings.api_keys, keys_file=settings.api_keys_file, anonymous=settings.owner
+        )
+        policies = OwnerPolicies(settings.limits_file, response_ttl_s=settings.response_ttl_s)
+        limiter = Limiter(LimitStore(commands), policies.limits)
+        store = ResponseStore(commands, retention_ms=policies.retention_ms, max_depth=settings.max_chain_depth)
         targets, names = parse_targets(settings.workers)
         pool = WorkerPool(
             targets,
@@ -46,12 +54,12 @@ async def serve(settings: EdgeSettings, stopping: asyncio.Event) -> None:
         core = Core(settings, pool, store, media, ping_store=commands.ping)
 
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        connecting = tasks.create_task(pool.run())
-        stack.callback(connecting.cancel)
+        for work in (pool.run(), limiter.run(), authenticator.watch(), policies.watch()):
+            stack.callback(tasks.create_task(work).cancel)
 
-        server, grpc_port = await start_server(core, settings)
+        server, grpc_port = await start_server(core, settings, authenticator, limiter)
         stack.push_async_callback(server.stop, None)
-        runner = create_runner(create_app(core, settings), settings)
+        runner = create_runner(create_app(core, settings, authenticator, limiter), settings)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         host, _, port = settings.http_listen.rpartition(":")

@@ -17,6 +17,7 @@ from edge.codec import with_defaults
 from edge.compactor import Compactor
 from edge.context import ConnectionMemory
 from edge.events import ResponseEvents
+from edge.limits import is_stored
 from edge.media.resolve import MediaResolver
 from edge.offload import in_thread_if_large
 from edge.preparation import Prepared, Preparer
@@ -169,7 +170,7 @@ class Core:
         """
         if self._is_draining or not self._pool.is_ready:
             raise ApiError(ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE, "No worker is ready.", retry_after_ms=1000)
-        await self._check_store()
+        await self._ping_store()
 
     async def drain(self) -> None:
         """Take nothing new, and return when no response runs."""
@@ -208,7 +209,7 @@ class Core:
         is_sealing = wants_sealed_reasoning(params, self._sealer)
         prepared = await self._preparer.prepare(owner, params, memory)
         context = prepared.context
-        if not context.stored_id and (params.store or not params.HasField("store")):
+        if is_stored(params):
             await self._check_store()  # 503 before anything starts, not a failed commit at its end
         previous = ids.parse_response_id(params.previous_response_id)
         response_id = ids.new_response_id(previous)
@@ -292,14 +293,14 @@ class Core:
         return final
 
     async def _check_store(self) -> None:
-        """Return if the store answered just now.
+        """Return if the store took a write just now.
 
         Raises:
             ApiError: STORE_UNAVAILABLE.
         """
         now = time.monotonic()
         if now > self._store_known_up_until:
-            await self._ping_store()
+            await self._store.check_writable()
             self._store_known_up_until = now + _STORE_KNOWN_UP_S
 
     async def _commit(self, owner: str, record: ResponseRecord) -> None:

@@ -1,5 +1,6 @@
 """The one mapping of ApiError to HTTP: status, headers and the API's error object (`{"error": {...}}`)."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,6 +14,18 @@ SERVER_ERROR = "server_error"
 RATE_LIMIT_ERROR = "rate_limit_error"
 AUTHENTICATION_ERROR = "authentication_error"
 PERMISSION_ERROR = "permission_error"
+
+
+class RateLimited(ApiError):
+    """RATE_LIMIT_EXCEEDED, and what the answer says of the rate.
+
+    Attributes:
+        headers: OpenAI's ``x-ratelimit-*``.
+    """
+
+    def __init__(self, message: str, headers: Mapping[str, str], *, retry_after_ms: int) -> None:
+        super().__init__(ErrorReason.ERROR_REASON_RATE_LIMIT_EXCEEDED, message, retry_after_ms=retry_after_ms)
+        self.headers = headers
 
 
 class HttpError(NamedTuple):
@@ -75,18 +88,24 @@ def error_object(error: ApiError) -> dict[str, Any]:
 
 
 def to_http(error: ApiError) -> HttpError:
-    """``error`` as an HTTP answer.
+    """``error`` as an HTTP answer."""
+    headers = {"content-type": "application/json", **error_headers(error)}
+    if error.reason == ErrorReason.ERROR_REASON_INVALID_API_KEY:
+        headers["www-authenticate"] = "Bearer"
+    return HttpError(http_status(error), headers, msgspec.json.encode({"error": error_object(error)}))
+
+
+def error_headers(error: ApiError) -> dict[str, str]:
+    """What is said of ``error`` beside its object: when to try again, and what an owner's limits leave.
 
     The delay of a retry is given twice: `retry-after` in whole seconds, rounded up, and `retry-after-ms`, which
     OpenAI's SDKs prefer.
     """
-    headers = {"content-type": "application/json"}
+    headers = dict(error.headers) if isinstance(error, RateLimited) else {}
     if error.retry_after_ms is not None:
         headers["retry-after"] = str(-(-error.retry_after_ms // 1000))
         headers["retry-after-ms"] = str(error.retry_after_ms)
-    if error.reason == ErrorReason.ERROR_REASON_INVALID_API_KEY:
-        headers["www-authenticate"] = "Bearer"
-    return HttpError(http_status(error), headers, msgspec.json.encode({"error": error_object(error)}))
+    return headers
 
 
 def response_error(error: ApiError) -> response_pb2.ResponseError:

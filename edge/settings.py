@@ -1,11 +1,13 @@
 """Settings of an edge process, read once from environment variables with the prefix ``EDGE_``."""
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from edge.auth import parse_api_keys
 from edge.media.networks import parse_networks
 from edge.sealing import parse_keys
 from edge.workers.discovery import parse_targets
@@ -32,8 +34,18 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """redis://, rediss://, unix:// or redis+cluster:// URL of the store."""
     reuse_port: bool = False
     """Let several edge processes listen on the same ports; the kernel spreads connections."""
+
+    api_keys: str = ""
+    """API keys as `antiphon keys new OWNER` prints them, OWNER:SHA-256, separated by commas or line ends. With any, and
+    with a file of them, nobody is served without one, but for the health checks."""
+    api_keys_file: str = ""
+    """A file of such lines. Its changes take effect within a second or two."""
     owner: str = "default"
-    """Who owns what is stored, as long as there are no API keys."""
+    """Who owns everything, as long as there are no API keys."""
+    open_access: bool = False
+    """Serve anybody without an API key though others than this machine can reach a door of this server."""
+    limits_file: str = ""
+    """What owners may use: see docs/owners.md. Its changes take effect within a second or two."""
 
     encryption_keys: str = ""
     """Keys for what clients keep for this server, such as `encrypted_content`: base64 of 32 bytes each, separated by
@@ -127,4 +139,40 @@ def from_environment(environment: Mapping[str, str]) -> EdgeSettings:
         parse_keys(settings.encryption_keys)
     except ValueError as error:
         raise ValueError(f"{PREFIX}ENCRYPTION_KEYS: {error}") from error
+    _check_access(settings)
     return settings
+
+
+def _check_access(settings: EdgeSettings) -> None:
+    """Refuse to serve strangers, unless that is meant.
+
+    Raises:
+        ValueError: it seems not to be.
+    """
+    try:
+        parse_api_keys(settings.api_keys)
+    except ValueError as error:
+        raise ValueError(f"{PREFIX}API_KEYS: {error}") from error
+    has_keys = bool(settings.api_keys or settings.api_keys_file)
+    if has_keys and settings.open_access:
+        raise ValueError(f"{PREFIX}OPEN_ACCESS: nobody is served without a key as long as there are keys")
+    if has_keys or settings.open_access:
+        return
+    for name, address in (("HTTP_LISTEN", settings.http_listen), ("GRPC_LISTEN", settings.grpc_listen)):
+        if not _is_local(address):
+            raise ValueError(
+                f"{PREFIX}{name}: {address} can be reached from other machines, and anybody could use this server."
+                f" Give API keys with {PREFIX}API_KEYS_FILE or {PREFIX}API_KEYS (`antiphon keys new OWNER` makes one),"
+                f" or allow it with {PREFIX}OPEN_ACCESS=true."
+            )
+
+
+def _is_local(address: str) -> bool:
+    """Only this machine can reach ``address``: host:port, or a socket."""
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False

@@ -13,6 +13,7 @@ from typing import NoReturn
 from stack.doctor import doctor
 from stack.errors import StackError
 from stack.models.catalog import DEFAULT_MODEL, obtain
+from stack.owners import erase, new_key
 from stack.ports import HIGHEST_PORT, PortWish
 from stack.state import default_folder
 from stack.up import LOOPBACK, UpOptions, up
@@ -53,6 +54,15 @@ def _run_pull(options: argparse.Namespace) -> int:
     return 0
 
 
+def _run_new_key(options: argparse.Namespace) -> int:
+    new_key(options.owner, out=sys.stdout, err=sys.stderr)
+    return 0
+
+
+def _run_erase(options: argparse.Namespace) -> int:
+    return erase(options.owner, state=options.state, redis_url=options.redis_url, environ=os.environ)
+
+
 def _run_doctor(options: argparse.Namespace) -> int:
     wishes = [
         PortWish(options.host, options.port, "--port"),
@@ -91,6 +101,26 @@ def _parser() -> argparse.ArgumentParser:
     pull.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="NAME", help=_MODEL_HELP)
     pull.set_defaults(run=_run_pull)
 
+    keys = commands.add_parser("keys", help="API keys")
+    new = keys.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "new",
+        help="make one; its line for EDGE_API_KEYS_FILE goes to standard output, the key itself to standard error",
+    )
+    new.add_argument("owner", metavar="OWNER", help="whose key it is")
+    new.set_defaults(run=_run_new_key)
+
+    owners = commands.add_parser("owners", help="what owners have stored")
+    erase_one = owners.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "erase",
+        help="remove all that belongs to one",
+        description="Removes all that belongs to an owner. Take away the owner's API keys first, and let what runs come"
+        " to its end.",
+    )
+    erase_one.add_argument("owner", metavar="OWNER")
+    erase_one.add_argument("--redis-url", metavar="URL", help="the server, if it is not the running stack's own")
+    _add_state(erase_one)
+    erase_one.set_defaults(run=_run_erase)
+
     check = commands.add_parser("doctor", help="check what `up` needs, one line each")
     _add_places(check)
     check.set_defaults(run=_run_doctor)
@@ -104,6 +134,10 @@ def _add_places(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--worker-port", type=_port, default=50061, metavar="PORT", help="of the first worker (default: %(default)s)"
     )
+    _add_state(command)
+
+
+def _add_state(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--state",
         type=Path,

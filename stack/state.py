@@ -13,6 +13,8 @@ from pathlib import Path
 
 from stack.errors import StackError
 
+SOCKET_NAME = "valkey.sock"
+"""In the state folder, unless its path is too long for a socket."""
 _LONGEST_SOCKET_PATH_BYTES = 100
 """Below sun_path of every system: 108 with its NUL on Linux, 104 on macOS."""
 _KEY_BYTES = 32
@@ -89,7 +91,7 @@ def opened_state(folder: Path) -> Iterator[State]:
     try:
         _lock(lock_fd, folder)
         with _socket_folder(folder) as sockets:
-            yield State(folder, lock_fd, sockets / "valkey.sock")
+            yield State(folder, lock_fd, sockets / SOCKET_NAME)
     finally:
         os.close(lock_fd)
 
@@ -116,7 +118,7 @@ def _lock(lock_fd: int, folder: Path) -> None:
 @contextmanager
 def _socket_folder(folder: Path) -> Iterator[Path]:
     """The state folder itself, or a short one in its place: a socket's path is limited by the system."""
-    if len(os.fsencode(folder / "valkey.sock")) <= _LONGEST_SOCKET_PATH_BYTES:
+    if len(os.fsencode(folder / SOCKET_NAME)) <= _LONGEST_SOCKET_PATH_BYTES:
         yield folder
     else:
         with tempfile.TemporaryDirectory(prefix="antiphon-") as short:

@@ -11,9 +11,12 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from antiphon.errors import ApiError
 from antiphon.responses.v1.error_pb2 import ErrorReason
+from edge.auth import Authenticator
 from edge.core import Core
 from edge.errors import to_http
+from edge.limits import Limiter
 from edge.rest import routes
+from edge.rest.bearer import bearer_tokens
 from edge.rest.origin import check_origin, parse_origins
 from edge.settings import EdgeSettings
 
@@ -24,17 +27,23 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _MAX_HEADER_BYTES: Final = 16 * 1024
 
 _ALLOWED_ORIGINS: Final = web.AppKey("allowed_origins", frozenset[str])
+_AUTHENTICATOR: Final = web.AppKey("authenticator", Authenticator)
+
+_OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
+"""Whoever watches this process needs no key."""
 
 
-def create_app(core: Core, settings: EdgeSettings) -> web.Application:
+def create_app(core: Core, settings: EdgeSettings, authenticator: Authenticator, limiter: Limiter) -> web.Application:
     """The API under ``/v1``, and the two health checks."""
     app = web.Application(middlewares=[_answer_errors], client_max_size=settings.max_body_bytes)
     app[routes.CORE] = core
     app[routes.SETTINGS] = settings
+    app[routes.LIMITER] = limiter
+    app[_AUTHENTICATOR] = authenticator
     app[routes.CONNECTIONS] = set()
     app[_ALLOWED_ORIGINS] = parse_origins(settings.allowed_origins)
     app.add_routes(routes.ROUTES)
-    app.on_response_prepare.append(_add_request_id)
+    app.on_response_prepare.append(_add_headers)
     app.on_shutdown.append(_leave_connections)
     return app
 
@@ -58,7 +67,8 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     request[routes.REQUEST_ID] = _new_request_id()
     try:
         check_origin(request, request.app[_ALLOWED_ORIGINS])
-        request[routes.OWNER] = request.app[routes.SETTINGS].owner
+        if request.path not in _OPEN_PATHS:
+            request[routes.OWNER] = request.app[_AUTHENTICATOR].owner(bearer_tokens(request))
         return await handler(request)
     except ApiError as error:
         return _error_response(error)
@@ -91,8 +101,9 @@ def _error_response(error: ApiError) -> web.Response:
     return web.Response(status=status, headers=headers, body=body)
 
 
-async def _add_request_id(request: web.Request, response: web.StreamResponse) -> None:
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["x-request-id"] = request.get(routes.REQUEST_ID) or _new_request_id()
+    response.headers.update(request.get(routes.RATE_HEADERS, {}))
 
 
 def _new_request_id() -> str:

@@ -1,5 +1,7 @@
 """One short handler for each path."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -11,6 +13,7 @@ from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge import codec
 from edge.capabilities import encode_capabilities
 from edge.core import Core
+from edge.limits import Limiter, is_stored
 from edge.offload import in_thread_if_large
 from edge.rest.body import decode, decode_compact, is_strict
 from edge.rest.query import parse_retrieve
@@ -21,9 +24,12 @@ from edge.settings import EdgeSettings
 CORE: Final = web.AppKey("core", Core)
 SETTINGS: Final = web.AppKey("settings", EdgeSettings)
 CONNECTIONS: Final = web.AppKey("connections", set[WebSocketConnection])
+LIMITER: Final = web.AppKey("limiter", Limiter)
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 OWNER: Final = web.RequestKey("owner", str)
-"""Who asks; set before a handler runs."""
+"""Who asks; set before a handler runs, but for the health checks'."""
+RATE_HEADERS: Final = web.RequestKey("rate_headers", dict[str, str])
+"""What the answer says of its owner's limits."""
 
 ROUTES: Final = web.RouteTableDef()
 
@@ -40,7 +46,10 @@ async def create_response(request: web.Request) -> web.StreamResponse:
     """Run a response and answer with its object, or with its events."""
     create = await _decoded(request, decode)
     core, settings = request.app[CORE], request.app[SETTINGS]
-    async with core.respond(request[OWNER], create.params, request_id=request[REQUEST_ID]) as run:
+    async with (
+        _admitted(request, is_stored=is_stored(create.params)),
+        core.respond(request[OWNER], create.params, request_id=request[REQUEST_ID]) as run,
+    ):
         headers = _warning_headers(create.warnings + run.warnings)
         if not create.stream:
             response = await run.finish()
@@ -72,7 +81,12 @@ async def open_websocket(request: web.Request) -> web.WebSocketResponse:
         raise web.HTTPMethodNotAllowed(request.method, ["POST"])
     connections = request.app[CONNECTIONS]
     connection = WebSocketConnection(
-        request, request.app[CORE], request.app[SETTINGS], owner=request[OWNER], request_id=request[REQUEST_ID]
+        request,
+        request.app[CORE],
+        request.app[SETTINGS],
+        request.app[LIMITER],
+        owner=request[OWNER],
+        request_id=request[REQUEST_ID],
     )
     connections.add(connection)
     try:
@@ -85,7 +99,8 @@ async def open_websocket(request: web.Request) -> web.WebSocketResponse:
 async def count_input_tokens(request: web.Request) -> web.Response:
     """The tokens of a request's prompt."""
     create = await _decoded(request, decode)
-    tokens = await request.app[CORE].count_input_tokens(request[OWNER], create.params)
+    async with _admitted(request):
+        tokens = await request.app[CORE].count_input_tokens(request[OWNER], create.params)
     return _json({"object": "response.input_tokens", "input_tokens": tokens}, _warning_headers(create.warnings))
 
 
@@ -93,7 +108,8 @@ async def count_input_tokens(request: web.Request) -> web.Response:
 async def compact_response(request: web.Request) -> web.Response:
     """A conversation folded into its user messages and one compaction item."""
     params, ignored = await _decoded(request, decode_compact)
-    compacted, warnings = await request.app[CORE].compact(request[OWNER], params)
+    async with _admitted(request):
+        compacted, warnings = await request.app[CORE].compact(request[OWNER], params)
     return _json(codec.encode_compacted(compacted), _warning_headers(ignored + warnings))
 
 
@@ -149,6 +165,15 @@ async def ready(request: web.Request) -> web.Response:
     """Requests can be served."""
     await request.app[CORE].check_ready()
     return _json({"status": "ready"})
+
+
+@asynccontextmanager
+async def _admitted(request: web.Request, *, is_stored: bool = False) -> AsyncGenerator[None, None]:
+    """A place for ``request`` among those that its owner may run."""
+    limiter = request.app[LIMITER]
+    async with limiter.admitted(request[OWNER], request[REQUEST_ID], is_stored=is_stored) as headers:
+        request[RATE_HEADERS] = headers
+        yield
 
 
 async def _decoded(request: web.Request, decoder: _Decoder[T]) -> T:

@@ -20,9 +20,11 @@ from antiphon.errors import ApiError
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge.context import ConnectionMemory
 from edge.core import Core
-from edge.errors import error_object, http_status
+from edge.errors import error_headers, error_object, http_status
 from edge.events import Event, ResponseEvents
+from edge.limits import Limiter, is_stored
 from edge.offload import in_thread_if_large
+from edge.rest.bearer import offered_protocols
 from edge.rest.body import CreateRequest, decode_fields, is_strict, parse_object
 from edge.rest.cursor import EventCursor
 from edge.rest.render import EventRenderer
@@ -74,12 +76,20 @@ class WebSocketConnection:
     """
 
     def __init__(
-        self, request: web.Request, core: Core, settings: EdgeSettings, *, owner: str, request_id: str
+        self,
+        request: web.Request,
+        core: Core,
+        settings: EdgeSettings,
+        limiter: Limiter,
+        *,
+        owner: str,
+        request_id: str,
     ) -> None:
         self._request = request
         self._owner = owner
         self._core = core
         self._settings = settings
+        self._limiter = limiter
         self._request_id = request_id
         self._is_strict = is_strict(request.headers, default=settings.strict_fields)
         self._turns = 0
@@ -91,6 +101,7 @@ class WebSocketConnection:
         self._socket = web.WebSocketResponse(
             timeout=_CLOSE_TIMEOUT_S,
             compress=False,  # so that `FrameWriter` may write frames itself; tokens hardly compress one by one
+            protocols=offered_protocols(request),
             max_msg_size=settings.max_body_bytes,
             decode_text=False,
         )
@@ -184,9 +195,12 @@ class WebSocketConnection:
         transport = self._request.transport
         if transport is None:  # the client has left; the reader ends the connection
             return None
-        async with self._core.respond(
-            self._owner, create.params, request_id=request_id, memory=self._memory, generate=generate
-        ) as run:
+        async with (
+            self._limiter.admitted(self._owner, request_id, is_stored=is_stored(create.params)),
+            self._core.respond(
+                self._owner, create.params, request_id=request_id, memory=self._memory, generate=generate
+            ) as run,
+        ):
             warnings = "; ".join(create.warnings + run.warnings)
             renderer = EventRenderer(
                 is_obfuscated=create.is_obfuscated,
@@ -206,8 +220,8 @@ class WebSocketConnection:
 
     async def _send_error(self, error: ApiError) -> None:
         frame: dict[str, Any] = {"type": "error", "status": http_status(error), "error": error_object(error)}
-        if error.retry_after_ms is not None:
-            frame["headers"] = {"retry-after-ms": str(error.retry_after_ms)}
+        if headers := error_headers(error):
+            frame["headers"] = headers
         try:
             async with asyncio.timeout(self._settings.slow_reader_timeout_s):
                 await self._socket.send_frame(msgspec.json.encode(frame), WSMsgType.TEXT)

@@ -6,14 +6,18 @@ from grpc_reflection.v1alpha import reflection
 
 from antiphon.responses.v1 import responses_service_pb2
 from antiphon.responses.v1.responses_service_pb2_grpc import add_ResponsesServiceServicer_to_server
+from edge.auth import Authenticator
 from edge.core import Core
+from edge.limits import Limiter
 from edge.rpc.servicer import ResponsesServicer
 from edge.settings import EdgeSettings
 
 SERVICE = responses_service_pb2.DESCRIPTOR.services_by_name["ResponsesService"].full_name
 
 
-async def start_server(core: Core, settings: EdgeSettings) -> tuple[grpc.aio.Server, int]:
+async def start_server(
+    core: Core, settings: EdgeSettings, authenticator: Authenticator, limiter: Limiter
+) -> tuple[grpc.aio.Server, int]:
     """Start to serve; return the server and its port (1 for a unix socket).
 
     Raises:
@@ -29,7 +33,7 @@ async def start_server(core: Core, settings: EdgeSettings) -> tuple[grpc.aio.Ser
             ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
-    servicer = ResponsesServicer(core, owner=settings.owner, slow_reader_timeout_s=settings.slow_reader_timeout_s)
+    servicer = ResponsesServicer(core, authenticator, limiter, slow_reader_timeout_s=settings.slow_reader_timeout_s)
     add_ResponsesServiceServicer_to_server(servicer, server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)

@@ -2,7 +2,8 @@
 
 import asyncio
 import secrets
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -13,8 +14,11 @@ from antiphon.responses.v1 import responses_service_pb2 as pb
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.responses_service_pb2_grpc import ResponsesServiceServicer
 from antiphon.serving import answer_errors
+from edge.auth import Authenticator
 from edge.core import Core
 from edge.events import to_message
+from edge.limits import Limiter, is_stored
+from edge.rpc.identity import owner_of
 from edge.run import ResponseRun
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -23,9 +27,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ResponsesServicer(ResponsesServiceServicer):
     """The typed API. A call that is cancelled, or whose deadline passes, aborts its response."""
 
-    def __init__(self, core: Core, *, owner: str, slow_reader_timeout_s: float) -> None:
+    def __init__(
+        self, core: Core, authenticator: Authenticator, limiter: Limiter, *, slow_reader_timeout_s: float
+    ) -> None:
         self._core = core
-        self._default_owner = owner
+        self._authenticator = authenticator
+        self._limiter = limiter
         self._slow_reader_timeout_s = slow_reader_timeout_s
 
     async def CreateResponse(self, request: pb.CreateResponseRequest, context: Context) -> pb.CreateResponseResponse:
@@ -61,21 +68,22 @@ class ResponsesServicer(ResponsesServiceServicer):
     async def CountInputTokens(
         self, request: pb.CountInputTokensRequest, context: Context
     ) -> pb.CountInputTokensResponse:
-        async with answer_errors(context):
-            tokens = await self._core.count_input_tokens(self._owner(context), request.params)
+        async with answer_errors(context), self._admitted(context, _new_request_id()) as owner:
+            tokens = await self._core.count_input_tokens(owner, request.params)
             return pb.CountInputTokensResponse(input_tokens=tokens)
 
     async def CompactResponse(self, request: pb.CompactResponseRequest, context: Context) -> pb.CompactResponseResponse:
-        async with answer_errors(context):
-            compacted, warnings = await self._core.compact(self._owner(context), request.params)
+        async with answer_errors(context), self._admitted(context, _new_request_id()) as owner:
+            compacted, warnings = await self._core.compact(owner, request.params)
             _tell(context, warnings)
             return pb.CompactResponseResponse(compacted=compacted)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
-        models = self._core.models()
-        return pb.ListModelsResponse(
-            models=[pb.Model(id=m.id, created_at=m.created_at, owned_by=m.owned_by) for m in models]
-        )
+        async with answer_errors(context):
+            self._owner(context)
+            return pb.ListModelsResponse(
+                models=[pb.Model(id=m.id, created_at=m.created_at, owned_by=m.owned_by) for m in self._core.models()]
+            )
 
     def _owner(self, context: Context) -> str:
         """Who calls.
@@ -83,12 +91,35 @@ class ResponsesServicer(ResponsesServiceServicer):
         Raises:
             ApiError: INVALID_API_KEY.
         """
-        return self._default_owner
+        return owner_of(context, self._authenticator)
 
-    def _respond(
+    @asynccontextmanager
+    async def _admitted(
+        self, context: Context, request_id: str, *, is_stored: bool = False
+    ) -> AsyncGenerator[str, None]:
+        """The owner who calls, with a place among the requests that it may run.
+
+        Raises:
+            ApiError: INVALID_API_KEY, RATE_LIMIT_EXCEEDED.
+        """
+        owner = self._owner(context)
+        async with self._limiter.admitted(owner, request_id, is_stored=is_stored):
+            yield owner
+
+    @asynccontextmanager
+    async def _respond(
         self, params: response_pb2.ResponseParams, context: Context
-    ) -> AbstractAsyncContextManager[ResponseRun]:
-        return self._core.respond(self._owner(context), params, request_id=f"req_{secrets.token_hex(16)}")
+    ) -> AsyncGenerator[ResponseRun, None]:
+        request_id = _new_request_id()
+        async with (
+            self._admitted(context, request_id, is_stored=is_stored(params)) as owner,
+            self._core.respond(owner, params, request_id=request_id) as run,
+        ):
+            yield run
+
+
+def _new_request_id() -> str:
+    return f"req_{secrets.token_hex(16)}"
 
 
 def _tell(context: Context, warnings: list[str]) -> None:

@@ -125,11 +125,12 @@ class Client:
 
 
 @asynccontextmanager
-async def client_of(base_url: str) -> AsyncGenerator[Client, None]:
+async def client_of(base_url: str, *, api_key: str | None = None) -> AsyncGenerator[Client, None]:
     """A client with as many connections as it takes."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
-    async with aiohttp.ClientSession(base_url, connector=connector, timeout=timeout) as session:
+    async with aiohttp.ClientSession(base_url, connector=connector, timeout=timeout, headers=headers) as session:
         yield Client(session)
 
 
