@@ -42,7 +42,7 @@ class WatchedFile(Generic[T]):
         """Keep ``value`` as the file is, until cancelled."""
         while True:
             await asyncio.sleep(_POLL_INTERVAL_S)
-            self._look()
+            await asyncio.to_thread(self._look)  # a disk may take its time, and so may parsing
 
     def _look(self) -> None:
         seen: object = None

@@ -138,13 +138,18 @@ class Limiter:
         if limits == Limits():
             yield {}
             return
+        try:
+            headers = await self._admit(owner, request_id, limits, is_stored=is_stored)
+        except RateLimited:
+            raise
+        except BaseException:  # whether it has a place is not known
+            self._leave(owner, request_id)
+            raise
         _add(self._running, owner, request_id)
         try:
-            yield await self._admit(owner, request_id, limits, is_stored=is_stored)
-        except RateLimited:
-            _discard(self._running, owner, {request_id})  # the store knows nothing of it
-            raise
+            yield headers
         finally:
+            _discard(self._running, owner, {request_id})
             self._leave(owner, request_id)
 
     async def run(self) -> None:
@@ -181,7 +186,7 @@ class Limiter:
         except ApiError:
             if is_stored:
                 raise
-            if 0 < limits.max_running < len(self._running[owner]):
+            if 0 < limits.max_running <= len(self._running.get(owner, ())):
                 raise RateLimited(_MESSAGES[Refusal.RUNNING], {}, retry_after_ms=_RETRY_AFTER_MS) from None
             return {}
         headers = _headers(limits, admission)
@@ -206,10 +211,8 @@ class Limiter:
             raise _store_down() from None
 
     def _leave(self, owner: str, request_id: str) -> None:
-        if request_id in self._running.get(owner, ()):
-            _discard(self._running, owner, {request_id})
-            _add(self._leaving, owner, request_id)
-            self._has_left.set()
+        _add(self._leaving, owner, request_id)
+        self._has_left.set()
 
     async def _tell(self, tell: Callable[[Places], Awaitable[None]], places: Places) -> None:
         """Tell the store; what it does not hear, the end of the lease tells it."""

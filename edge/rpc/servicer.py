@@ -97,13 +97,15 @@ class ResponsesServicer(ResponsesServiceServicer):
     async def _admitted(
         self, context: Context, request_id: str, *, is_stored: bool = False
     ) -> AsyncGenerator[str, None]:
-        """The owner who calls, with a place among the requests that it may run.
+        """The owner who calls, with a place among the requests that it may run; the caller is told what is left.
 
         Raises:
             ApiError: INVALID_API_KEY, RATE_LIMIT_EXCEEDED.
         """
         owner = self._owner(context)
-        async with self._limiter.admitted(owner, request_id, is_stored=is_stored):
+        async with self._limiter.admitted(owner, request_id, is_stored=is_stored) as headers:
+            if headers:
+                await context.send_initial_metadata(tuple(headers.items()))
             yield owner
 
     @asynccontextmanager
