@@ -211,6 +211,19 @@ async def test_encrypted_content_opens_for_its_owner_alone(alice: Client, bob: C
     assert foreign["code"] == "invalid_encrypted_content"
 
 
+async def test_owners_share_no_prefix_in_the_workers_cache(alice: Client, bob: Client) -> None:
+    asked = {"model": MODEL, "input": "script:\nsay Hello.", "instructions": "A prompt that both know. " * 20}
+
+    async def cached_tokens(client: Client) -> int:
+        usage = (await client.create(**asked))["usage"]
+        return int(usage["input_tokens_details"]["cached_tokens"])
+
+    cold = await cached_tokens(alice)
+    assert await cached_tokens(alice) > 100 + cold
+    assert await cached_tokens(bob) == 0
+    assert await cached_tokens(bob) > 100
+
+
 async def test_a_minutes_requests_are_counted_down_and_then_refused(owners: OwnersEdge) -> None:
     async with client_for(owners, "rated") as client:
         answers = [
@@ -248,6 +261,10 @@ async def test_only_so_many_run_at_once_and_who_waits_for_the_end_is_let_in(owne
         async with socket_of(owners.base_url, headers=headers) as socket:
             for _ in range(5):
                 assert (await socket.turn(**SAY))["status"] == "completed"
+        async with stub_for(owners, owners.keys["single"]) as stub:
+            call = stub.CreateResponse(pb.CreateResponseRequest(params=params()))
+            await call
+            assert dict(await call.initial_metadata())["x-ratelimit-limit-requests"] == "6000"
 
 
 async def is_let_in(client: Client) -> bool:
