@@ -7,25 +7,20 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack
+from typing import Final
 
 import uvloop
 from aiohttp import web
 
 from antiphon.logs import configure_logging
-from edge.auth import Authenticator
-from edge.core import Core
-from edge.limits import Limiter, OwnerPolicies
-from edge.media.resolve import open_media
+from edge.assembly import open_parts
 from edge.rest.app import create_app, create_runner
 from edge.rpc.server import start_server
 from edge.settings import EdgeSettings, from_environment
-from edge.workers.discovery import parse_targets
-from edge.workers.pool import WorkerPool
-from store.connection import connect
-from store.limits import LimitStore
-from store.responses import ResponseStore
 
 log = logging.getLogger("edge")
+
+_HAND_OVER_TIMEOUT_S: Final = 5.0
 
 
 async def serve(settings: EdgeSettings, stopping: asyncio.Event) -> None:
@@ -35,31 +30,11 @@ async def serve(settings: EdgeSettings, stopping: asyncio.Event) -> None:
         OSError: a port cannot be had, or a file that a setting names cannot be read.
     """
     async with AsyncExitStack() as stack:
-        commands = await stack.enter_async_context(connect(settings.redis_url))
-        authenticator = Authenticator(
-            keys=settings.api_keys, keys_file=settings.api_keys_file, anonymous=settings.owner
-        )
-        policies = OwnerPolicies(settings.limits_file, response_ttl_s=settings.response_ttl_s)
-        limiter = Limiter(LimitStore(commands), policies.limits)
-        store = ResponseStore(commands, retention_ms=policies.retention_ms, max_depth=settings.max_chain_depth)
-        targets, names = parse_targets(settings.workers)
-        pool = WorkerPool(
-            targets,
-            names,
-            silence_s=settings.worker_silence_s,
-            wait_s=settings.worker_wait_s,
-            resolve_interval_s=settings.resolve_interval_s,
-        )
-        media = await stack.enter_async_context(open_media(settings))
-        core = Core(settings, pool, store, media, ping_store=commands.ping)
-
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        for work in (pool.run(), limiter.run(), authenticator.watch(), policies.watch()):
-            stack.callback(tasks.create_task(work).cancel)
-
-        server, grpc_port = await start_server(core, settings, authenticator, limiter)
+        parts = await stack.enter_async_context(open_parts(settings))
+        core = parts.core
+        server, grpc_port = await start_server(core, settings, parts.authenticator, parts.limiter)
         stack.push_async_callback(server.stop, None)
-        runner = create_runner(create_app(core, settings, authenticator, limiter), settings)
+        runner = create_runner(create_app(core, settings, parts.authenticator, parts.limiter), settings)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         host, _, port = settings.http_listen.rpartition(":")
@@ -76,6 +51,11 @@ async def serve(settings: EdgeSettings, stopping: asyncio.Event) -> None:
                 await core.drain()
         except TimeoutError:
             log.warning("responses aborted at the end of the drain timeout")
+        try:
+            async with asyncio.timeout(_HAND_OVER_TIMEOUT_S):
+                await core.hand_over()
+        except TimeoutError:
+            log.warning("background responses not handed over: they go on when their leases have run out")
 
 
 def main() -> int:

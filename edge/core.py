@@ -3,39 +3,42 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from antiphon.errors import ApiError, reason_name
 from antiphon.inference.v1 import inference_pb2 as pb
-from antiphon.responses.v1 import item_pb2, response_pb2
+from antiphon.responses.v1 import response_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
+from antiphon.responses.v1.item_pb2 import Item
 from antiphon.responses.v1.responses_service_pb2 import Compacted
 from antiphon.store.v1.record_pb2 import ResponseRecord
 from edge.codec import with_defaults
 from edge.compactor import Compactor
 from edge.context import ConnectionMemory
-from edge.events import ResponseEvents
 from edge.limits import is_stored
-from edge.media.resolve import MediaResolver
+from edge.logged import Accepted, Idempotency, LoggedResponses, not_found
 from edge.offload import in_thread_if_large
-from edge.preparation import Prepared, Preparer
+from edge.opening import Opener, Opening
+from edge.preparation import Preparer
 from edge.request import generate_request, routing_key
-from edge.run import ResponseRun, WarmUpRun
-from edge.sealed_reasoning import seal_reasoning, wants_sealed_reasoning
-from edge.sealing import Sealer, parse_keys
+from edge.run import Answer, ResponseRun, WarmUpRun
+from edge.runs import Runs, keep_nothing
+from edge.sealing import Sealer
 from edge.settings import EdgeSettings
+from edge.store_health import StoreHealth
 from edge.validate import validate
-from edge.workers.connection import WorkerConnection
 from edge.workers.pool import WorkerPool, model_not_found
-from store import ids
 from store.responses import ResponseStore
 
 log = logging.getLogger(__name__)
 
+DEFAULT_LIMIT: Final = 20
+MAX_LIMIT: Final = 100
+"""Items of one page."""
+
 _FIRST_COMMIT_RETRY_S: Final = 0.1
-_STORE_KNOWN_UP_S: Final = 1.0
 
 
 class Core:
@@ -45,7 +48,12 @@ class Core:
         settings: Of this process.
         pool: Connected workers.
         store: Of stored responses.
-        media: Reads images and files.
+        health: Whether the store takes writes.
+        preparer: Prepares conversations.
+        opener: Opens responses.
+        runs: Makes runs.
+        logged: Responses that survive this process.
+        sealer: Seals what clients keep.
         ping_store: Returns if the store answers. Raises ApiError if it does not.
     """
 
@@ -54,18 +62,25 @@ class Core:
         settings: EdgeSettings,
         pool: WorkerPool,
         store: ResponseStore,
-        media: MediaResolver,
+        health: StoreHealth,
+        preparer: Preparer,
+        opener: Opener,
+        runs: Runs,
+        logged: LoggedResponses,
+        sealer: Sealer,
         *,
         ping_store: Callable[[], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._pool = pool
         self._store = store
+        self._health = health
+        self._preparer = preparer
+        self._opener = opener
+        self._runs = runs
+        self._logged = logged
         self._ping_store = ping_store
-        self._sealer = Sealer(parse_keys(settings.encryption_keys))
-        self._preparer = Preparer(store, pool, media, self._sealer, max_referenced_bytes=settings.max_body_bytes)
-        self._compactor = Compactor(self._preparer, pool, self._sealer, self._generate)
-        self._store_known_up_until = 0.0
+        self._compactor = Compactor(preparer, pool, sealer, self._generate)
         self._running = 0
         self._is_draining = False
         self._idle = asyncio.Event()
@@ -78,12 +93,37 @@ class Core:
         params: response_pb2.ResponseParams,
         *,
         request_id: str,
+        idempotency: Idempotency | None = None,
+    ) -> AsyncGenerator[Answer, None]:
+        """Open a response; leaving before its end aborts it, unless it is logged.
+
+        The caller awaits ``Answer.finish`` inside.
+
+        Raises:
+            ApiError: the request is invalid, or cannot be served now. Nothing was changed.
+        """
+        is_resumable = self._settings.resumable_streams and is_stored(params)
+        if not (params.background or idempotency or is_resumable):
+            async with self.respond_here(owner, params, request_id=request_id) as run:
+                yield run
+            return
+        with self._place():
+            accepted = await self._logged.accept(owner, params, idempotency)
+            reader = await self._logged.follow(owner, accepted.response.id)
+            reader.warnings.extend(accepted.warnings)
+            yield reader
+
+    @asynccontextmanager
+    async def respond_here(
+        self,
+        owner: str,
+        params: response_pb2.ResponseParams,
+        *,
+        request_id: str,
         memory: ConnectionMemory | None = None,
         generate: bool = True,
     ) -> AsyncGenerator[ResponseRun, None]:
-        """Open a response that a worker has accepted; leaving before its end aborts it.
-
-        The caller awaits ``ResponseRun.finish`` inside.
+        """Open a response of this process that a worker has accepted; leaving before its end aborts it.
 
         Args:
             memory: Of the caller's connection: what it holds can be continued, and a response that ends well and is
@@ -91,20 +131,38 @@ class Core:
             generate: False: only fill the KV cache; the response has no output, and can be continued.
 
         Raises:
-            ApiError: the request is invalid, or cannot be served now. Nothing was changed.
+            ApiError: as ``respond``.
         """
         with self._place():
-            run, prepared = await self._open(owner, params, memory, generate=generate)
+            opening = await self._opener.open(owner, params, memory=memory)
+            run = self._run(owner, opening, generate=generate)
             started_at = time.monotonic()
             try:
-                with prepared.own_places():
+                with opening.prepared.own_places():
                     await run.start()
                 yield run
                 if memory is not None and run.error is None and not run.response.params.store:
-                    memory.keep(run.response.id, prepared.context, run.response.output)
+                    memory.keep(run.response.id, opening.prepared.context, run.response.output)
             finally:
                 run.abort()
                 _log_end(run, request_id, started_at)
+
+    async def accept(
+        self, owner: str, params: response_pb2.ResponseParams, *, idempotency: Idempotency | None = None
+    ) -> Accepted:
+        """Accept a background response, which will end whatever single process dies; as ``LoggedResponses.accept``."""
+        with self._place():
+            return await self._logged.accept(owner, params, idempotency)
+
+    @asynccontextmanager
+    async def follow(self, owner: str, response_id: str, *, starting_after: int) -> AsyncGenerator[Answer, None]:
+        """The events of a logged response; as ``LoggedResponses.follow``."""
+        with self._place():
+            yield await self._logged.follow(owner, response_id, starting_after=starting_after)
+
+    async def cancel(self, owner: str, response_id: str) -> response_pb2.Response:
+        """End a background response; as ``LoggedResponses.cancel``."""
+        return await self._logged.cancel(owner, response_id)
 
     async def count_input_tokens(self, owner: str, params: response_pb2.ResponseParams) -> int:
         """Tokens of the prompt that a response to ``params`` would have; nothing is generated.
@@ -128,15 +186,31 @@ class Core:
             return await self._compactor.compact(owner, params)
 
     async def get(self, owner: str, response_id: str) -> ResponseRecord:
-        """A stored response.
+        """A stored response; as ``LoggedResponses.get``."""
+        return await self._logged.get(owner, response_id)
+
+    async def list_input_items(
+        self, owner: str, response_id: str, *, after: str, limit: int, is_ascending: bool
+    ) -> tuple[list[Item], bool]:
+        """Items of a stored response's own input, and whether there are more.
+
+        Args:
+            after: Begin behind the item with this id; empty: at the beginning.
 
         Raises:
-            ApiError: RESPONSE_NOT_FOUND, also for another owner's, or STORE_UNAVAILABLE.
+            ApiError: as ``get``; INVALID_VALUE: there is no such item.
         """
-        record = await self._store.get(owner, response_id)
-        if record is None:
-            raise _not_found(response_id)
-        return record
+        items = list((await self.get(owner, response_id)).input)
+        if not is_ascending:
+            items.reverse()
+        start = 0
+        if after:
+            place = next((index for index, item in enumerate(items) if item.id == after), None)
+            if place is None:
+                message = "Invalid value for 'after': the input has no such item."
+                raise ApiError(ErrorReason.ERROR_REASON_INVALID_VALUE, message, "after")
+            start = place + 1
+        return items[start : start + limit], len(items) > start + limit
 
     async def delete(self, owner: str, response_id: str) -> None:
         """Erase a stored response; its children stay readable, but can no longer be continued.
@@ -145,7 +219,7 @@ class Core:
             ApiError: as ``get``.
         """
         if not await self._store.delete(owner, response_id):
-            raise _not_found(response_id)
+            raise not_found(response_id)
 
     def models(self) -> list[pb.ModelInfo]:
         """The models that are served now, by name."""
@@ -173,9 +247,14 @@ class Core:
         await self._ping_store()
 
     async def drain(self) -> None:
-        """Take nothing new, and return when no response runs."""
+        """Take nothing new, and return when nobody waits for an answer any more."""
         self._is_draining = True
+        self._logged.stop_claiming()
         await self._idle.wait()
+
+    async def hand_over(self) -> None:
+        """Give what runs on without a reader to other processes."""
+        await self._logged.hand_over()
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -196,78 +275,22 @@ class Core:
             if not self._running:
                 self._idle.set()
 
-    async def _open(
-        self,
-        owner: str,
-        params: response_pb2.ResponseParams,
-        memory: ConnectionMemory | None,
-        *,
-        generate: bool,
-    ) -> tuple[ResponseRun, Prepared]:
-        """A run that has not started, and what it is about."""
-        await in_thread_if_large(params.ByteSize(), validate, params)
-        is_sealing = wants_sealed_reasoning(params, self._sealer)
-        prepared = await self._preparer.prepare(owner, params, memory)
-        context = prepared.context
-        if is_stored(params):
-            await self._check_store()  # 503 before anything starts, not a failed commit at its end
-        previous = ids.parse_response_id(params.previous_response_id)
-        response_id = ids.new_response_id(previous)
-        item_ids = ids.ItemIds(response_id)
-        record = ResponseRecord(
-            input=context.own, ancestor_ids=context.ancestor_ids, ancestor_bytes=context.ancestor_bytes
-        )
-        for item in record.input:
-            item.id = item.id or item_ids.new(_KINDS.get(item.WhichOneof("kind") or "", ids.ItemKind.OTHER))
-        response = record.response
-        response.id = str(response_id)
-        response.created_at = int(time.time())
-        response.params.CopyFrom(with_defaults(params))
+    def _run(self, owner: str, opening: Opening, *, generate: bool) -> ResponseRun:
+        """A run that has not started."""
+        record, request = opening.record, opening.request
 
         async def commit(final: response_pb2.Response) -> None:
-            if response.params.store:
+            if final.params.store:
                 record.response.CopyFrom(final)
                 await self._commit(owner, record)
 
-        def complete(item: item_pb2.Item) -> None:
-            if is_sealing:
-                seal_reasoning(item, self._sealer, owner=owner)
-
-        request = generate_request(
-            response.params, prepared.items, request_id=response.id, cache_salt=owner, tools=params.tools
-        )
         if not generate:
             request.max_output_tokens = 1
-        events = ResponseEvents(response, new_item_id=item_ids.new, new_call_id=ids.new_call_id, complete_item=complete)
-        run = self._run(
-            events,
-            request,
-            routing_key(params, context.items()),
-            commit,
-            run_type=ResponseRun if generate else WarmUpRun,
-        )
-        run.warnings.extend(prepared.warnings)
-        return run, prepared
-
-    def _run(
-        self,
-        events: ResponseEvents,
-        request: pb.GenerateRequest,
-        key: str,
-        commit: Callable[[response_pb2.Response], Awaitable[None]],
-        run_type: type[ResponseRun] = ResponseRun,
-    ) -> ResponseRun:
-        async def choose(avoid: Sequence[WorkerConnection]) -> WorkerConnection:
-            return await self._pool.choose(request.model, key, avoid=avoid)
-
-        return run_type(
-            events,
-            request,
-            choose=choose,
-            commit=commit,
-            heartbeat_interval_s=self._settings.heartbeat_interval_s,
-            timeout_s=self._settings.response_timeout_s,
-        )
+        run_type = ResponseRun if generate else WarmUpRun
+        events = self._runs.events(owner, record.response, input_items=len(record.input))
+        run = self._runs.run(events, request, opening.routing_key, commit, run_type)
+        run.warnings.extend(opening.warnings)
+        return run
 
     async def _generate(self, request: pb.GenerateRequest, key: str) -> response_pb2.Response:
         """Run a generation whose events nobody reads.
@@ -276,13 +299,8 @@ class Core:
             ApiError: it was refused, or failed.
         """
 
-        async def keep(final: response_pb2.Response) -> None:
-            """Nothing is stored."""
-
         response = response_pb2.Response(id=request.request_id)
-        item_ids = ids.ItemIds(ids.new_response_id())
-        events = ResponseEvents(response, new_item_id=item_ids.new, new_call_id=ids.new_call_id)
-        run = self._run(events, request, key, keep)
+        run = self._runs.run(self._runs.events("", response, input_items=0), request, key, keep_nothing, ResponseRun)
         try:
             await run.start()
             final = await run.finish()
@@ -291,17 +309,6 @@ class Core:
         if run.error is not None:
             raise run.error
         return final
-
-    async def _check_store(self) -> None:
-        """Return if the store took a write just now.
-
-        Raises:
-            ApiError: STORE_UNAVAILABLE.
-        """
-        now = time.monotonic()
-        if now > self._store_known_up_until:
-            await self._store.check_writable()
-            self._store_known_up_until = now + _STORE_KNOWN_UP_S
 
     async def _commit(self, owner: str, record: ResponseRecord) -> None:
         """Store a final response, trying again for a while when the store is away.
@@ -315,25 +322,12 @@ class Core:
             try:
                 return await self._store.save(owner, record)
             except ApiError as error:
-                self._store_known_up_until = 0.0
+                self._health.doubt()
                 if time.monotonic() + retry_s > deadline:
                     raise
                 log.warning("commit retried", extra={"response_id": record.response.id, "reason": str(error)})
             await asyncio.sleep(retry_s)
             retry_s *= 2
-
-
-_KINDS: Final = {
-    "message": ids.ItemKind.MESSAGE,
-    "function_call": ids.ItemKind.FUNCTION_CALL,
-    "function_call_output": ids.ItemKind.FUNCTION_CALL_OUTPUT,
-    "reasoning": ids.ItemKind.REASONING,
-    "compaction": ids.ItemKind.COMPACTION,
-}
-
-
-def _not_found(response_id: str) -> ApiError:
-    return ApiError(ErrorReason.ERROR_REASON_RESPONSE_NOT_FOUND, f"Response with id '{response_id}' not found.")
 
 
 def _log_end(run: ResponseRun, request_id: str, started_at: float) -> None:

@@ -29,6 +29,12 @@ CANCELLED: Final = response_pb2.RESPONSE_STATUS_CANCELLED
 
 TERMINAL_STATUSES: Final = frozenset({COMPLETED, INCOMPLETE, FAILED, CANCELLED})
 
+_PART_KINDS: Final = {
+    "output_text": pb.PART_KIND_TEXT,
+    "refusal": pb.PART_KIND_REFUSAL,
+    "reasoning_text": pb.PART_KIND_REASONING,
+}
+
 _TERMINAL_EVENTS: Final = {
     COMPLETED: "completed",
     INCOMPLETE: "incomplete",
@@ -90,6 +96,8 @@ class ResponseEvents:
         self.response = response
         self.token_ids: list[int] = []
         """All that the model generated so far, markup included."""
+        self.part_starts: list[tuple[int, int]] = []
+        """Of each part, the number of the event that began it, and how many tokens came before."""
         self.is_open = False
         """The client has been told that the response exists."""
         self.is_ended = False
@@ -107,7 +115,20 @@ class ResponseEvents:
     @property
     def has_output(self) -> bool:
         """At least one item was begun."""
-        return self._item is not None or bool(self._closed_items)
+        return self.item_count > 0
+
+    @property
+    def item_count(self) -> int:
+        """Items that were begun."""
+        return len(self._closed_items) + (self._item is not None)
+
+    @property
+    def has_summary(self) -> bool:
+        """A summary of reasoning was begun."""
+        part = self._part
+        return (part is not None and part.kind == pb.PART_KIND_REASONING_SUMMARY) or any(
+            item.reasoning.summary for item in (*self._closed_items, self._item) if item is not None
+        )
 
     def open(self, status: response_pb2.ResponseStatus.ValueType) -> None:
         """Emit ``created`` and then ``queued`` or ``in_progress``, as ``status`` says."""
@@ -269,6 +290,63 @@ class ResponseEvents:
         self._snapshot(_TERMINAL_EVENTS[self.response.status])
         self.is_ended = True
 
+    def replay(self, event: Event, tokens_before: int) -> None:
+        """Take in an event that another builder emitted for this response: the next one, from the first one on.
+
+        Afterwards ``token_ids`` may be extended by what the model generated up to there.
+
+        Args:
+            tokens_before: For an event that begins a part: how many tokens came before it.
+        """
+        assert event.sequence_number == len(self.log)
+        self.log.append(event)
+        match event:
+            case Snapshot(_, _, response):
+                self.is_open = True
+                self._set_status(response.status)
+                self.is_ended = response.status in TERMINAL_STATUSES
+            case Delta(_, _, text, logprobs):
+                self._texts.append(text)
+                self._logprobs.extend(logprobs)
+            case _:
+                self._replay_boundary(event, tokens_before)
+
+    def _replay_boundary(self, event: event_pb2.ResponseEvent, tokens_before: int) -> None:
+        match event.WhichOneof("event"):
+            case "output_item_added":
+                self._item = item_pb2.Item()
+                self._item.CopyFrom(event.output_item_added.item)
+                if self._item.HasField("function_call"):
+                    index = event.output_item_added.output_index
+                    self._begin_part(Part(pb.PART_KIND_FUNCTION_CALL, self._item.id, index, 0), tokens_before)
+            case "content_part_added":
+                added = event.content_part_added
+                kind = _PART_KINDS[added.part.WhichOneof("part") or ""]
+                self._begin_part(Part(kind, added.item_id, added.output_index, added.content_index), tokens_before)
+            case "reasoning_summary_part_added":
+                begun = event.reasoning_summary_part_added
+                kind = pb.PART_KIND_REASONING_SUMMARY
+                self._begin_part(Part(kind, begun.item_id, begun.output_index, begun.summary_index), tokens_before)
+            case "function_call_arguments_done":
+                assert self._item is not None
+                self._item.function_call.arguments = event.function_call_arguments_done.arguments
+                self._part = None
+            case "reasoning_summary_part_done":
+                assert self._item is not None
+                self._item.reasoning.summary.append(event.reasoning_summary_part_done.part)
+                self._part = None
+            case "content_part_done":
+                assert self._item is not None
+                is_message = self._item.HasField("message")
+                parts = self._item.message.content if is_message else self._item.reasoning.content
+                parts.append(event.content_part_done.part)
+                self._part = None
+            case "output_item_done":
+                self._item = None
+                self._closed_items.append(event.output_item_done.item)
+            case _:  # texts of parts that the parts' own events repeat, and `error`
+                pass
+
     def _set_status(self, status: response_pb2.ResponseStatus.ValueType) -> None:
         if self.response.status != status:
             changed = response_pb2.Response()
@@ -297,8 +375,9 @@ class ResponseEvents:
     def _open_part(self, kind: pb.PartKind.ValueType, index: int) -> None:
         assert self._item is not None
         part = Part(kind, self._item.id, len(self._closed_items), index)
-        self._part = part
-        self._texts, self._part_start, self._logprobs = [], len(self.token_ids), []
+        # a call is begun by its item's event, which is in the log already
+        self.part_starts.append((len(self.log) - (kind == pb.PART_KIND_FUNCTION_CALL), len(self.token_ids)))
+        self._begin_part(part, len(self.token_ids))
         empty = _content_part(kind, "", (), ())
         if kind == pb.PART_KIND_REASONING_SUMMARY:
             added = event_pb2.SummaryPartEvent(
@@ -311,49 +390,16 @@ class ResponseEvents:
             )
             self._emit(event_pb2.ResponseEvent(content_part_added=content))
 
+    def _begin_part(self, part: Part, start: int) -> None:
+        self._part = part
+        self._texts, self._part_start, self._logprobs = [], start, []
+
     def _emit(self, event: event_pb2.ResponseEvent) -> None:
         event.sequence_number = len(self.log)
         self.log.append(event)
 
     def _snapshot(self, name: str) -> None:
         self.log.append(Snapshot(len(self.log), name, self.response))
-
-
-def to_message(event: Event) -> event_pb2.ResponseEvent:
-    """``event`` as the message that gRPC callers get."""
-    match event:
-        case Snapshot(sequence_number, name, response):
-            message = event_pb2.ResponseEvent(sequence_number=sequence_number)
-            getattr(message, name).response.CopyFrom(response)
-            return message
-        case Delta(sequence_number, part, text, logprobs):
-            if part.kind == pb.PART_KIND_FUNCTION_CALL:
-                arguments = event_pb2.ArgumentsDelta(item_id=part.item_id, output_index=part.output_index, delta=text)
-                return event_pb2.ResponseEvent(sequence_number=sequence_number, function_call_arguments_delta=arguments)
-            if part.kind == pb.PART_KIND_REASONING_SUMMARY:
-                summary = event_pb2.SummaryDelta(
-                    item_id=part.item_id, output_index=part.output_index, summary_index=part.part_index, delta=text
-                )
-                return event_pb2.ResponseEvent(sequence_number=sequence_number, reasoning_summary_text_delta=summary)
-            content = event_pb2.ContentDelta(
-                item_id=part.item_id,
-                output_index=part.output_index,
-                content_index=part.part_index,
-                delta=text,
-                logprobs=logprobs,
-            )
-            message = event_pb2.ResponseEvent(sequence_number=sequence_number)
-            getattr(message, _CONTENT_DELTA_FIELDS[part.kind]).CopyFrom(content)
-            return message
-        case _:
-            return event
-
-
-_CONTENT_DELTA_FIELDS: Final = {
-    pb.PART_KIND_TEXT: "output_text_delta",
-    pb.PART_KIND_REFUSAL: "refusal_delta",
-    pb.PART_KIND_REASONING: "reasoning_delta",
-}
 
 
 def _content_part(

@@ -33,6 +33,20 @@ _INCOMPLETE: Final = {
 }
 
 
+class EventList(Protocol):
+    """Numbered events, of which there may come more."""
+
+    @property
+    def log(self) -> Sequence[events.Event]:
+        """Those so far."""
+        ...
+
+    @property
+    def is_ended(self) -> bool:
+        """The last of them is the terminal one, or none will come for another reason."""
+        ...
+
+
 class Reader(Protocol):
     """A cursor on a response's events. Calls are made on the event loop and must not block."""
 
@@ -45,11 +59,41 @@ class Reader(Protocol):
         ...
 
 
+class Answer(Protocol):
+    """A response on its way, as a door sees it: a run of this process, or the log of one somewhere else."""
+
+    warnings: list[str]
+    """What was asked for and is not done, for the client: short and safe in a header."""
+
+    @property
+    def events(self) -> EventList:
+        """What a reader of events reads."""
+        ...
+
+    @property
+    def response(self) -> response_pb2.Response:
+        """The response as it is now; with output only at the end."""
+        ...
+
+    @property
+    def error(self) -> ApiError | None:
+        """Why it failed, once it has."""
+        ...
+
+    def add_reader(self, reader: Reader) -> None:
+        """Wake ``reader`` for every event from now on; it reads earlier ones by itself."""
+        ...
+
+    async def finish(self) -> response_pb2.Response:
+        """Return at the end, whatever it is: ``error`` tells."""
+        ...
+
+
 class ResponseRun:
     """What the worker's deltas go into and readers read from. Follows ``edge.workers.stream.Sink``.
 
     Args:
-        events: The response's events, none yet.
+        events: The response's events: none yet, or those of a run that ended with its process.
         request: What the worker gets.
         choose: Picks a worker, any but the given ones if there are others. Raises ApiError if there is none.
         commit: Stores the final response; does nothing if it is not to be stored. Raises ApiError.
@@ -69,9 +113,7 @@ class ResponseRun:
     ) -> None:
         self.events = events
         self.error: ApiError | None = None
-        """Why it failed, once it has."""
         self.warnings: list[str] = []
-        """What was asked for and is not done, for the client: short and safe in a header."""
         self.first_delta_at: float | None = None
         """Monotonic time of the first token, in seconds."""
         self._request = request
@@ -86,16 +128,21 @@ class ResponseRun:
         self._refused: dict[WorkerConnection, ApiError] = {}
         self._changed = asyncio.Event()
         self._needs_worker = True
-        self._is_accepted = self._is_started = False
+        self._issuing: asyncio.Timeout | None = None
+        self.is_accepted = False
+        """A worker has taken the request."""
+        self._is_cancelled = False
+        self._is_started = events.response.status == response_pb2.RESPONSE_STATUS_IN_PROGRESS
+        self._input_tokens: int | None = None
         self._finished: pb.Finished | None = None
+        if events.has_summary:
+            self._begin_no_summary()
 
     @property
     def response(self) -> response_pb2.Response:
-        """The response as it is now; with output only at the end."""
         return self.events.response
 
     def add_reader(self, reader: Reader) -> None:
-        """Wake ``reader`` for every event from now on; it reads earlier ones by itself."""
         self._readers.append(reader)
 
     async def start(self) -> None:
@@ -104,7 +151,7 @@ class ResponseRun:
         Raises:
             ApiError: the request was refused, or no worker could take it.
         """
-        await self._until(lambda: self._is_accepted)
+        await self._until(lambda: self.is_accepted or self._is_cancelled)
         if self.error is not None:
             raise self.error
 
@@ -116,25 +163,58 @@ class ResponseRun:
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._until(lambda: self._finished is not None)
+                await self._until(lambda: self._finished is not None or self._is_cancelled)
         except TimeoutError:
             self.abort()
             self.error = ApiError(ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED, "The response took too long.")
         now = int(time.time())
-        if self.error is None:
-            assert self._finished is not None
+        if self.error is not None:
+            self._close_failed(self.error, now)
+        elif self._finished is not None:
             self._close(self._finished, now)
+        else:
+            self._close_cancelled(now)
+        await self._end(now)
+        return self.response
+
+    def cancel(self) -> None:
+        """End it as cancelled, unless it has ended."""
+        if self._finished is None:
+            self._is_cancelled = True
+            self._interrupt()
+
+    def fail(self, error: ApiError) -> None:
+        """End it as failed, unless it has ended."""
+        if self._finished is None:
+            self.error = error
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        self.abort()
+        self._changed.set()
+        if self._issuing is not None:
+            self._issuing.reschedule(asyncio.get_running_loop().time())
+
+    async def _end(self, now: int) -> None:
+        """Commit the response, which is closed, and emit its terminal event."""
+        if self.error is None:
             if self.response.params.store:  # that takes a while
                 self._wake()
             try:
                 await self._commit(self.response)
             except ApiError as error:
                 self.error = error
-        if self.error is not None:
-            await self._fail(self.error, now)
+                self._close_failed(error, now)
+        if self.error is not None and self.error.reason != ErrorReason.ERROR_REASON_STORE_UNAVAILABLE:
+            try:
+                await self._commit(self.response)
+            except ApiError as error:
+                log.warning("failed response not stored", extra={"reason": str(error)})
+        self._end_events()
+
+    def _end_events(self) -> None:
         self.events.end(None if self.error is None else to_message(self.error))
         self._wake()
-        return self.response
 
     def _close(self, finished: pb.Finished, now: int) -> None:
         incomplete_reason = _INCOMPLETE.get(finished.stop_reason, response_pb2.INCOMPLETE_REASON_UNSPECIFIED)
@@ -145,14 +225,16 @@ class ResponseRun:
             incomplete_reason=incomplete_reason,
         )
 
-    async def _fail(self, error: ApiError, now: int) -> None:
+    def _close_failed(self, error: ApiError, now: int) -> None:
         usage = self._finished.usage if self._finished is not None else None
         self.events.close(events.FAILED, at=now, usage=usage, error=response_error(error))
-        if error.reason != ErrorReason.ERROR_REASON_STORE_UNAVAILABLE:
-            try:
-                await self._commit(self.response)
-            except ApiError as commit_error:
-                log.warning("failed response not stored", extra={"reason": str(commit_error)})
+
+    def _close_cancelled(self, now: int) -> None:
+        usage = None
+        if self._input_tokens is not None:
+            usage = response_pb2.Usage(input_tokens=self._input_tokens, output_tokens=len(self.events.token_ids))
+        self._open()
+        self.events.close(events.CANCELLED, at=now, usage=usage)
 
     def abort(self) -> None:
         """Stop the engine's work for this response, if there still is any."""
@@ -161,7 +243,8 @@ class ResponseRun:
             worker.stream.cancel(self._slot)
 
     def accepted(self, input_tokens: int) -> None:
-        self._is_accepted = True
+        self.is_accepted = True
+        self._input_tokens = input_tokens
         self._changed.set()
 
     def started(self) -> None:
@@ -173,7 +256,7 @@ class ResponseRun:
     def part_started(self, kind: pb.PartKind.ValueType, name: str) -> None:
         self._open()
         if kind == pb.PART_KIND_REASONING_SUMMARY:
-            self._request.reasoning.ClearField("summary")  # a successor of this worker must not begin it again
+            self._begin_no_summary()
         self.events.part_started(kind, name)
 
     def delta(self, text: str, token_ids: Sequence[int], logprobs: Sequence[content_pb2.Logprob]) -> None:
@@ -210,9 +293,13 @@ class ResponseRun:
         self._changed.set()
 
     def flush(self) -> None:
-        if not self.events.is_open and self._is_accepted and self._worker is not None:
+        if not self.events.is_open and self.is_accepted and self._worker is not None:
             self._open()
         self._wake()
+
+    def _begin_no_summary(self) -> None:
+        """A successor of this worker must not begin the summary again."""
+        self._request.reasoning.ClearField("summary")
 
     def _open(self) -> None:
         if not self.events.is_open:
@@ -227,9 +314,14 @@ class ResponseRun:
         while self.error is None and not is_reached():
             if self._needs_worker:
                 try:
-                    await self._issue()
+                    async with asyncio.timeout(None) as self._issuing:
+                        await self._issue()
                 except ApiError as error:
                     self.error = error
+                except TimeoutError:
+                    log.debug("no worker needed any more", extra={"response_id": self.response.id})
+                finally:
+                    self._issuing = None
                 continue
             self._changed.clear()
             try:

@@ -59,6 +59,27 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     commit_timeout_s: Seconds = 10.0
     """How long a finished response tries to be stored before it fails."""
 
+    lease_s: Annotated[float, Meta(ge=1)] = 5.0
+    """How long a logged response stays with an edge that does not say that it is alive; then another one goes on with
+    it. The same in all edges."""
+    max_background: Count = 32
+    """Most background responses that run at once in this process; they are begun when a worker has room."""
+    background_attempts: Count = 3
+    """How often a background response is begun before it fails: after the death of an edge, or without a worker."""
+    max_background_waiting: Count = 10_000
+    """Most background responses that wait, of all owners; more are refused with 503. The same in all edges."""
+    max_background_waiting_per_owner: Count = 1000
+    """The same, of one owner."""
+    log_interval_s: Seconds = 0.03
+    """Events of a logged response are written, and so shown, at most this often."""
+    log_ttl_s: Count = 24 * 3600
+    """How long the events of a logged response are kept after its end; Idempotency-Keys live no longer."""
+    resumable_streams: bool = False
+    """Log stored foreground responses too, so that a stream that broke off can be resumed from any edge, and goes on
+    when this process dies. Not for WebSockets."""
+    abandon_after_s: Seconds = 30.0
+    """A resumable foreground response is cancelled once nobody has read it for this long."""
+
     max_body_bytes: Count = 64 * 1024 * 1024
     """Largest HTTP request body and gRPC request."""
     strict_fields: bool = False

@@ -38,10 +38,6 @@ def unsupported(params: response_pb2.ResponseParams) -> None:
             )
 
 
-def _when(place: str, is_used: Callable[[response_pb2.ResponseParams], bool]) -> _Find:
-    return lambda params: place if is_used(params) else None
-
-
 def _items(kind: str) -> _Find:
     def find(params: response_pb2.ResponseParams) -> str | None:
         return next((f"input[{i}]" for i, item in enumerate(params.input) if item.WhichOneof("kind") == kind), None)
@@ -77,7 +73,6 @@ def _content(item: item_pb2.Item) -> Iterator[tuple[str, content_pb2.ContentPart
 _VALUE = ErrorReason.ERROR_REASON_UNSUPPORTED_VALUE
 
 _FEATURES: tuple[_Feature, ...] = (
-    _Feature("background responses", _VALUE, _when("background", lambda params: params.background)),
     _Feature("content of this type", _VALUE, _parts("raw")),
     _Feature("items of this type", _VALUE, _items("raw")),
 )  # fmt: skip

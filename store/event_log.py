@@ -13,7 +13,7 @@ from antiphon.store.v1.record_pb2 import ResponseRecord
 from store import keys
 from store.batcher import CommandBatcher
 from store.event_batch import decode, encode, next_sequence_number
-from store.ids import parse_response_id
+from store.ids import ResponseId, parse_response_id
 from store.lease import Lease, LeaseLost
 from store.packing import pack_record
 from store.retention import Retention, retention_ms_of
@@ -209,6 +209,15 @@ class EventLog:
                     return
                 if not page.batches:
                     await signal.wait(self._look_again_s)
+
+    async def mark_read(self, owner: str, response_id: ResponseId, *, lifetime_ms: int) -> None:
+        """Somebody reads this log now, and is taken to do so for ``lifetime_ms``."""
+        await self._commands.execute(("SET", keys.reader(owner, response_id), "", "PX", lifetime_ms))
+
+    async def is_read(self, owner: str, response_id: ResponseId) -> bool:
+        """Somebody reads this log, or did just now: see ``mark_read``."""
+        (count,) = await self._commands.execute(("EXISTS", keys.reader(owner, response_id)))
+        return bool(count)
 
 
 def _check(reply: int, lease: Lease) -> None:

@@ -78,7 +78,14 @@ class ItemIds:
         Raises:
             OverflowError: The response has a million items.
         """
-        number = next(self._numbers)
+        return self.at(kind, next(self._numbers))
+
+    def at(self, kind: ItemKind, number: int) -> str:
+        """The id of the item with this number, from 0.
+
+        Raises:
+            OverflowError: The response has a million items.
+        """
         if number >= _MAX_ITEMS:
             raise OverflowError(f"a response has at most {_MAX_ITEMS} items")
         return str(ItemId(kind, self._response_id, number))

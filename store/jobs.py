@@ -39,7 +39,7 @@ from store import keys
 from store.batcher import Command, CommandBatcher
 from store.event_batch import encode, next_sequence_number
 from store.ids import ResponseId, parse_response_id
-from store.lease import HeldJob, Lease, LeaseLost, Renewal, entry_of, gap_ms, parse_entry
+from store.lease import HeldJob, Lease, Renewal, entry_of, gap_ms, parse_entry
 from store.packing import pack_record, unpack_records
 from store.scripts import Script
 
@@ -167,19 +167,16 @@ class JobQueue:
         *,
         request: bytes = b"",
         first_events: EventBatch | None = None,
-    ) -> Lease:
+    ) -> HeldJob | None:
         """Create a job that this process runs at once, such as a logged foreground response.
 
         As ``enqueue``, but past the queue: when this process dies, another goes on with it.
 
-        Raises:
-            LeaseLost: the store stumbled, and another process has it already.
+        Returns:
+            None: the store stumbled, and another process has it already.
         """
         response_id, _ = await self._create(owner, record, ServiceTier.SERVICE_TIER_UNSPECIFIED, request, first_events)
-        held = await self.take(owner, str(response_id))
-        if held is None:
-            raise LeaseLost(f"{response_id} was taken by another process")
-        return held.lease
+        return await self.take(owner, str(response_id))
 
     async def claim(self) -> HeldJob | None:
         """Lease the next job; None if nothing is ready. ``keys.WAKE_CHANNEL`` tells when to ask again.

@@ -9,6 +9,8 @@
                                                            every append starts anew.
 ``<owner>:events:{<tag>}:<response id>``           stream  The log: EventBatch messages, each under the number after
                                                            its last event. Lives as the job.
+``<owner>:reader:{<tag>}:<response id>``           string  Somebody reads the log. Lives for as long as a reader may be
+                                                           away.
 ``<owner>:idempotency:<SHA-256 of the key>``       hash    Which response a client's key made: see ``lua/reserve.lua``.
                                                            Reserved: a short lease; confirmed: at most 24 hours.
 ``{<owner>}:stored``, ``:sizes``                   zset,   Which records are stored until when, and their bytes. Live
@@ -68,6 +70,11 @@ def job(owner: str, response_id: ResponseId) -> str:
 def events(owner: str, response_id: ResponseId) -> str:
     """Stream: the log of a response."""
     return _of_response(owner, "events", response_id)
+
+
+def reader(owner: str, response_id: ResponseId) -> str:
+    """String: the log of a response is read."""
+    return _of_response(owner, "reader", response_id)
 
 
 def of_job(owner: str, response_id: ResponseId) -> tuple[str, str, str]:

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final
 
-from edge.events import Event, ResponseEvents
+from edge.events import Event
+from edge.run import EventList
 
 _HIGH_WATER_BYTES: Final = 64 * 1024
 """A connection with more than this unsent gets nothing until it has taken some."""
@@ -25,9 +26,7 @@ class EventCursor(ABC):
         slow_reader_timeout_s: A connection that takes nothing of what waits for it for this long is cut.
     """
 
-    def __init__(
-        self, transport: asyncio.WriteTransport, events: ResponseEvents, *, slow_reader_timeout_s: float
-    ) -> None:
+    def __init__(self, transport: asyncio.WriteTransport, events: EventList, *, slow_reader_timeout_s: float) -> None:
         self._transport = transport
         self._events = events
         self._timeout_s = slow_reader_timeout_s
@@ -47,7 +46,8 @@ class EventCursor(ABC):
 
     def wake(self) -> None:
         """Write what is new, unless the connection is behind."""
-        if self._poll is None and self._cursor < len(self._events.log):
+        is_behind = self._cursor < len(self._events.log)
+        if self._poll is None and (is_behind or (self._events.is_ended and not self._sent.is_set())):
             self._write_or_wait()
 
     @property

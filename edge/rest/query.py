@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
+from antiphon.errors import ApiError
+from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.response_pb2 import Include
 from edge.checks import UINT32_MAX, check_integer
 from edge.codec.enums import INCLUDE
 from edge.codec.params import FRUITLESS_INCLUDES
+from edge.core import DEFAULT_LIMIT, MAX_LIMIT
 from edge.rest.schema import invalid_type
 
 
@@ -32,18 +35,49 @@ def parse_retrieve(query: Query) -> RetrieveQuery:
     Raises:
         ApiError: a value is malformed; `param` is the parameter.
     """
-    values = query.getall("include", []) + query.getall("include[]", [])
     starting_after = _last(query, "starting_after")
     return RetrieveQuery(
-        include=[
-            INCLUDE.decode(value, f"include[{index}]")
-            for index, value in enumerate(values)
-            if value not in FRUITLESS_INCLUDES
-        ],
+        include=_parse_include(query),
         stream=_boolean(query, "stream", default=False),
         starting_after=None if starting_after is None else _integer(starting_after, "starting_after", 0, UINT32_MAX),
         include_obfuscation=_boolean(query, "include_obfuscation", default=True),
     )
+
+
+class ListQuery(NamedTuple):
+    """The query of GET /v1/responses/{id}/input_items."""
+
+    after: str
+    """Begin behind the item with this id; empty: at the beginning."""
+    limit: int
+    is_ascending: bool
+
+
+def parse_list(query: Query) -> ListQuery:
+    """The query of GET /v1/responses/{id}/input_items; `include` may name what is there in any case.
+
+    Raises:
+        ApiError: a value is malformed; `param` is the parameter.
+    """
+    _parse_include(query)
+    limit, order = _last(query, "limit"), _last(query, "order")
+    if order not in (None, "asc", "desc"):
+        message = "Invalid value for 'order'. Supported values are: 'asc' and 'desc'."
+        raise ApiError(ErrorReason.ERROR_REASON_INVALID_VALUE, message, "order")
+    return ListQuery(
+        after=_last(query, "after") or "",
+        limit=DEFAULT_LIMIT if limit is None else _integer(limit, "limit", 1, MAX_LIMIT),
+        is_ascending=order == "asc",
+    )
+
+
+def _parse_include(query: Query) -> list[Include.ValueType]:
+    values = query.getall("include", []) + query.getall("include[]", [])
+    return [
+        INCLUDE.decode(value, f"include[{index}]")
+        for index, value in enumerate(values)
+        if value not in FRUITLESS_INCLUDES
+    ]
 
 
 def _last(query: Query, name: str) -> str | None:

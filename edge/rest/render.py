@@ -76,7 +76,7 @@ class EventRenderer:
 
     def _delta(self, event: Delta) -> bytes:
         part = event.part
-        if part is not self._part:
+        if part is not self._part and part != self._part:
             self._open(part)
         text, end = event.text, self._part_end
         if event.logprobs and part.kind == pb.PART_KIND_TEXT:

@@ -7,18 +7,18 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 from aiohttp import web
 
-from antiphon.errors import ApiError
 from antiphon.inference.v1 import inference_pb2
-from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge import codec
 from edge.capabilities import encode_capabilities
 from edge.core import Core
 from edge.limits import Limiter, is_stored
 from edge.offload import in_thread_if_large
 from edge.rest.body import decode, decode_compact, is_strict
-from edge.rest.query import parse_retrieve
+from edge.rest.idempotency import parse_idempotency
+from edge.rest.query import parse_list, parse_retrieve
 from edge.rest.sse import SseStream
 from edge.rest.websocket import WebSocketConnection, is_upgrade
+from edge.run import Answer
 from edge.settings import EdgeSettings
 
 CORE: Final = web.AppKey("core", Core)
@@ -43,35 +43,25 @@ class _Decoder(Protocol[T_co]):
 
 @ROUTES.post("/v1/responses")
 async def create_response(request: web.Request) -> web.StreamResponse:
-    """Run a response and answer with its object, or with its events."""
+    """Run a response and answer with its object, or with its events; one in the background is only accepted."""
     create = await _decoded(request, decode)
-    core, settings = request.app[CORE], request.app[SETTINGS]
-    async with (
-        _admitted(request, is_stored=is_stored(create.params)),
-        core.respond(request[OWNER], create.params, request_id=request[REQUEST_ID]) as run,
-    ):
-        headers = _warning_headers(create.warnings + run.warnings)
-        if not create.stream:
-            response = await run.finish()
-            if run.error is not None:
-                raise run.error
+    core, owner = request.app[CORE], request[OWNER]
+    idempotency = await parse_idempotency(request)
+    async with _admitted(request, is_stored=is_stored(create.params)):
+        if create.params.background and not create.stream:
+            accepted = await core.accept(owner, create.params, idempotency=idempotency)
+            headers = _warning_headers(create.warnings + accepted.warnings)
+            return _json(codec.encode_response(accepted.response), headers)
+        async with core.respond(
+            owner, create.params, request_id=request[REQUEST_ID], idempotency=idempotency
+        ) as answer:
+            headers = _warning_headers(create.warnings + answer.warnings)
+            if create.stream:
+                return await _streamed(request, answer, headers, is_obfuscated=create.is_obfuscated)
+            response = await answer.finish()
+            if answer.error is not None:
+                raise answer.error
             return _json(codec.encode_response(response), headers)
-        stream = SseStream(
-            request,
-            run,
-            is_obfuscated=create.is_obfuscated,
-            slow_reader_timeout_s=settings.slow_reader_timeout_s,
-        )
-        try:
-            answer = await stream.open(request, headers)
-            run.add_reader(stream)
-            stream.wake()
-            await run.finish()
-            rest = await stream.rest()
-        finally:
-            stream.close()
-    await answer.write_eof(rest)
-    return answer
 
 
 @ROUTES.get("/v1/responses")
@@ -114,17 +104,44 @@ async def compact_response(request: web.Request) -> web.Response:
 
 
 @ROUTES.get("/v1/responses/{response_id}")
-async def get_response(request: web.Request) -> web.Response:
-    """A stored response."""
+async def get_response(request: web.Request) -> web.StreamResponse:
+    """A stored response, or the events of one that is logged."""
+    core, response_id = request.app[CORE], request.match_info["response_id"]
     query = parse_retrieve(request.query)
-    record = await request.app[CORE].get(request[OWNER], request.match_info["response_id"])
     if query.stream:
-        raise ApiError(
-            ErrorReason.ERROR_REASON_INVALID_VALUE,
-            "This response cannot be streamed because it was not created with background=true.",
-            "stream",
-        )
+        starting_after = -1 if query.starting_after is None else query.starting_after
+        async with core.follow(request[OWNER], response_id, starting_after=starting_after) as answer:
+            return await _streamed(request, answer, {}, is_obfuscated=query.include_obfuscation)
+    record = await core.get(request[OWNER], response_id)
     return _json(codec.encode_response(record.response))
+
+
+@ROUTES.post("/v1/responses/{response_id}/cancel")
+async def cancel_response(request: web.Request) -> web.Response:
+    """End a background response; one that has ended stays as it is."""
+    response = await request.app[CORE].cancel(request[OWNER], request.match_info["response_id"])
+    return _json(codec.encode_response(response))
+
+
+@ROUTES.get("/v1/responses/{response_id}/input_items")
+async def list_input_items(request: web.Request) -> web.Response:
+    """The input of a stored response, without what it continued."""
+    query = parse_list(request.query)
+    items, has_more = await request.app[CORE].list_input_items(
+        request[OWNER],
+        request.match_info["response_id"],
+        after=query.after,
+        limit=query.limit,
+        is_ascending=query.is_ascending,
+    )
+    page = {
+        "object": "list",
+        "data": [codec.encode_item(item) for item in items],
+        "first_id": items[0].id if items else None,
+        "last_id": items[-1].id if items else None,
+        "has_more": has_more,
+    }
+    return _json(page)
 
 
 @ROUTES.delete("/v1/responses/{response_id}")
@@ -174,6 +191,24 @@ async def _admitted(request: web.Request, *, is_stored: bool = False) -> AsyncGe
     async with limiter.admitted(request[OWNER], request[REQUEST_ID], is_stored=is_stored) as headers:
         request[RATE_HEADERS] = headers
         yield
+
+
+async def _streamed(
+    request: web.Request, answer: Answer, headers: dict[str, str], *, is_obfuscated: bool
+) -> web.StreamResponse:
+    """Send the events of ``answer`` as they come."""
+    timeout_s = request.app[SETTINGS].slow_reader_timeout_s
+    stream = SseStream(request, answer, is_obfuscated=is_obfuscated, slow_reader_timeout_s=timeout_s)
+    try:
+        response = await stream.open(request, headers)
+        answer.add_reader(stream)
+        stream.wake()
+        await answer.finish()
+        rest = await stream.rest()
+    finally:
+        stream.close()
+    await response.write_eof(rest)
+    return response
 
 
 async def _decoded(request: web.Request, decoder: _Decoder[T]) -> T:

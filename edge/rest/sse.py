@@ -14,7 +14,7 @@ from aiohttp.http import HttpVersion11
 from edge.events import Event
 from edge.rest.cursor import EventCursor
 from edge.rest.render import EventRenderer
-from edge.run import ResponseRun
+from edge.run import Answer
 
 HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -47,9 +47,7 @@ class SseStream(EventCursor):
         slow_reader_timeout_s: See ``EventCursor``.
     """
 
-    def __init__(
-        self, request: web.Request, run: ResponseRun, *, is_obfuscated: bool, slow_reader_timeout_s: float
-    ) -> None:
+    def __init__(self, request: web.Request, run: Answer, *, is_obfuscated: bool, slow_reader_timeout_s: float) -> None:
         assert request.transport is not None
         super().__init__(request.transport, run.events, slow_reader_timeout_s=slow_reader_timeout_s)
         self._is_chunked = request.version >= HttpVersion11
@@ -64,7 +62,7 @@ class SseStream(EventCursor):
         else:
             response.force_close()
         await response.prepare(request)
-        await response.write(self._take())
+        await response.write(self._take() or _KEEP_ALIVE)
         return response
 
     async def rest(self) -> bytes:

@@ -21,7 +21,7 @@ from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge.context import ConnectionMemory
 from edge.core import Core
 from edge.errors import error_headers, error_object, http_status
-from edge.events import Event, ResponseEvents
+from edge.events import Event
 from edge.limits import Limiter, is_stored
 from edge.offload import in_thread_if_large
 from edge.rest.bearer import offered_protocols
@@ -29,6 +29,7 @@ from edge.rest.body import CreateRequest, decode_fields, is_strict, parse_object
 from edge.rest.cursor import EventCursor
 from edge.rest.render import EventRenderer
 from edge.rest.schema import invalid_type
+from edge.run import EventList
 from edge.settings import EdgeSettings
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class FrameWriter(EventCursor):
     def __init__(
         self,
         transport: asyncio.WriteTransport,
-        events: ResponseEvents,
+        events: EventList,
         renderer: EventRenderer,
         *,
         slow_reader_timeout_s: float,
@@ -197,7 +198,7 @@ class WebSocketConnection:
             return None
         async with (
             self._limiter.admitted(self._owner, request_id, is_stored=is_stored(create.params)),
-            self._core.respond(
+            self._core.respond_here(
                 self._owner, create.params, request_id=request_id, memory=self._memory, generate=generate
             ) as run,
         ):

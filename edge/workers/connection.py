@@ -79,6 +79,12 @@ class WorkerConnection:
         stream = self.stream
         return 0 if stream is None else max(stream.in_flight, stream.load.running + stream.load.waiting)
 
+    @property
+    def room(self) -> int:
+        """Generations that it could begin at once."""
+        stream = self.stream
+        return 0 if stream is None else max(0, stream.load.capacity - self.load)
+
     async def count_tokens(self, request: pb.GenerateRequest) -> int:
         """Tokens of the prompt that ``request`` would have.
 

@@ -54,6 +54,11 @@ class WorkerPool:
         """At least one worker takes new generations."""
         return any(worker.is_ready for worker in self._workers())
 
+    @property
+    def room(self) -> int:
+        """Generations that ready workers could begin at once."""
+        return sum(worker.room for worker in self._workers() if worker.is_ready)
+
     def models(self) -> list[pb.ModelInfo]:
         """The models that are served now, by name; of several workers the one that started first."""
         by_name: dict[str, pb.ModelInfo] = {}
@@ -104,6 +109,14 @@ class WorkerPool:
         ranked = sorted(fresh, key=lambda worker: _score(key, worker.target), reverse=True)
         limit = self._load_factor * (1 + sum(worker.load for worker in ready)) / len(ready)
         return next((worker for worker in ranked if worker.load <= limit), ranked[0])
+
+    def ready_worker(self, model: str) -> WorkerConnection | None:
+        """Any worker for ``model`` that is ready now.
+
+        Raises:
+            ApiError: MODEL_NOT_FOUND.
+        """
+        return next(iter(self._ready(model)), None)
 
     async def info(self, model: str) -> pb.ModelInfo:
         """What is known of ``model``; waits for a worker if there is none.

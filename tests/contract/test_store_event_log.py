@@ -19,11 +19,11 @@ from store.lease import Lease, LeaseLost
 from tests.support.jobs import (
     FAILED,
     EdgeStores,
+    create_held,
     deltas,
     edge_stores,
     ended_record,
     ending,
-    opening,
     queued_record,
     read_events,
 )
@@ -58,7 +58,7 @@ async def raw(url: str) -> AsyncGenerator[Redis | RedisCluster, None]:
 
 async def start(edge: EdgeStores) -> tuple[Lease, ResponseRecord]:
     record = queued_record()
-    return await edge.jobs.create_held("acme", record, first_events=opening(record)), record
+    return await create_held(edge, "acme", record), record
 
 
 async def finish(edge: EdgeStores, lease: Lease, record: ResponseRecord, first: int) -> ResponseRecord:

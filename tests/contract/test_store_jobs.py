@@ -20,6 +20,7 @@ from tests.support.jobs import (
     FAILED,
     LEASE_MS,
     EdgeStores,
+    create_held,
     deltas,
     edge_stores,
     ended_record,
@@ -465,7 +466,7 @@ async def test_a_job_created_held_is_run_here_and_goes_to_another_after_a_crash(
 ) -> None:
     one, two = edges
     record = queued_record()
-    lease = await one.jobs.create_held("acme", record, first_events=opening(record))
+    lease = await create_held(one, "acme", record)
     assert await two.jobs.claim() is None
     await one.log.append(lease, deltas(2, ["a"]))
     await let_lease_run_out(raw, lease)

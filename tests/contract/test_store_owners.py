@@ -14,7 +14,16 @@ from store.ids import new_response_id, parse_response_id
 from store.lease import LeaseLost
 from store.limits import Limits, LimitStore, Refusal
 from store.owners import OwnerStore
-from tests.support.jobs import EdgeStores, deltas, edge_stores, ended_record, ending, opening, queued_record
+from tests.support.jobs import (
+    EdgeStores,
+    create_held,
+    deltas,
+    edge_stores,
+    ended_record,
+    ending,
+    opening,
+    queued_record,
+)
 from tests.support.records import chain_of_records, finished_record
 from tests.support.valkey import SERVER_KINDS, server_of_kind
 
@@ -147,7 +156,7 @@ async def test_stored_bytes_follow_commits_and_deletions(edge: EdgeStores, limit
 
 async def test_stored_bytes_of_a_job_are_counted_at_its_end(edge: EdgeStores, limits: LimitStore, owner: str) -> None:
     record = queued_record()
-    lease = await edge.jobs.create_held(owner, record, first_events=opening(record))
+    lease = await create_held(edge, owner, record)
     assert (await limits.usage(owner)).stored_responses == 0
     ended = ended_record(record)
     await edge.log.finish(lease, ending(2, ended), ended)
@@ -239,7 +248,7 @@ async def test_erasing_an_owner_leaves_nothing_of_it_and_all_of_the_others(
     for record in chain_of_records(150):
         await edge.responses.save(owner, record)
     record = queued_record()
-    lease = await edge.jobs.create_held(owner, record, first_events=opening(record))
+    lease = await create_held(edge, owner, record)
     await edge.jobs.enqueue(owner, queued_record())
     await limits.admit(owner, record.response.id, Limits(requests_per_minute=1))
     await idempotency.reserve(owner, "key", "body", record.response.id)

@@ -16,7 +16,15 @@ from store.connection import connect, open_client
 from store.event_batch import expand
 from store.ids import new_response_id
 from store.responses import ResponseStore
-from tests.support.jobs import RETENTION_MS, deltas, edge_stores, ended_record, ending, opening, queued_record
+from tests.support.jobs import (
+    RETENTION_MS,
+    create_held,
+    deltas,
+    edge_stores,
+    ended_record,
+    ending,
+    queued_record,
+)
 from tests.support.records import finished_record
 from tests.support.valkey import ValkeyServer, free_ports, sentinel_process
 
@@ -95,7 +103,7 @@ async def is_primary(server: Redis) -> bool:
 async def test_a_job_goes_on_at_the_new_primary(replicated: Replicated) -> None:
     async with edge_stores(replicated.url, look_again_s=0.5) as edge:
         record = queued_record()
-        lease = await edge.jobs.create_held("acme", record, first_events=opening(record))
+        lease = await create_held(edge, "acme", record)
         assert await edge.log.append(lease, deltas(2, ["a"])) is False
         await is_replicated(replicated)
         numbers: list[int] = []

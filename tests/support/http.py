@@ -58,14 +58,18 @@ class SseReader:
             if event_type in {None, event["type"]}:
                 return event
 
-    async def rest(self) -> Json:
-        """Read to the end; the whole stream must be legal. Return the final response."""
+    async def drain(self) -> list[Json]:
+        """Read to the end; return all events."""
         try:
             while True:
                 await self.next_event()
         except EOFError:
             assert self.is_done, "the stream ended without [DONE]"
-        return assert_legal_stream(self.events)
+        return self.events
+
+    async def rest(self) -> Json:
+        """Read to the end; the whole stream must be legal. Return the final response."""
+        return assert_legal_stream(await self.drain())
 
     @property
     def text(self) -> str:

@@ -137,3 +137,10 @@ async def read_events(log: EventLog, owner: str, response_id: str, starting_afte
         starting_after = page.next_sequence_number - 1
         if page.has_ended or not page.batches:
             return events
+
+
+async def create_held(edge: EdgeStores, owner: str, record: ResponseRecord) -> Lease:
+    """A logged response of ``edge``, with its first events in its log."""
+    held = await edge.jobs.create_held(owner, record, first_events=opening(record))
+    assert held is not None
+    return held.lease

@@ -10,7 +10,8 @@ from antiphon.inference.v1.inference_pb2 import PartKind
 from antiphon.responses.v1 import error_pb2, response_pb2
 from edge import codec, events
 from edge.codec import with_defaults
-from edge.events import ResponseEvents, to_message
+from edge.event_messages import to_message
+from edge.events import ResponseEvents
 from edge.rest.sse import sse_renderer
 from store.ids import ItemIds, new_response_id
 from tests.support.openapi import assert_valid_event

@@ -268,7 +268,6 @@ def test_an_output_must_answer_a_call_before_it() -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"background": True}, "background"),
         ({"input": [user(ContentPart(raw=RawPart(type="input_audio", json=b"{}")))]}, "input[0].content[0]"),
         ({"input": [Item(raw=RawItem(type="mcp_call", json=b"{}"))]}, "input[0]"),
     ],

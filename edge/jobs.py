@@ -1,0 +1,330 @@
+"""Runs logged responses: claims what waits, holds what it has, goes on where a process died.
+
+A job belongs to this module's task group, never to a request handler: who reads its log may come and go. The store
+decides who may write (``store.jobs``); here is what a holder does with that right.
+"""
+
+import asyncio
+import logging
+from typing import Final, Never
+
+from antiphon.errors import ApiError, reason_name
+from antiphon.responses.v1 import response_pb2
+from antiphon.responses.v1.error_pb2 import ErrorReason
+from antiphon.store.v1.job_pb2 import JobRequest
+from antiphon.store.v1.record_pb2 import ResponseRecord
+from edge.event_messages import replay
+from edge.events import ResponseEvents
+from edge.log_writer import LogWriter
+from edge.run import ResponseRun
+from edge.runs import Runs, keep_nothing
+from edge.settings import EdgeSettings
+from edge.workers.pool import WorkerPool
+from store import keys
+from store.event_log import EventLog
+from store.jobs import JobQueue
+from store.lease import HeldJob, Lease, LeaseLost
+from store.packing import decompress
+from store.subscriber import Signal, Subscriber
+from store.sweeper import Sweeper
+
+log = logging.getLogger(__name__)
+
+MAX_REQUEST_BYTES: Final = 256 * 2**20
+"""Of a JobRequest, uncompressed."""
+
+_LOOK_AGAIN_S: Final = 1.0
+_BUSY_S: Final = 0.2
+"""How often to look whether workers that were busy have room."""
+_MAX_RESPONSE_BYTES: Final = 32 * 2**20
+"""A response with more output fails: its record could not be stored."""
+
+_PASSING: Final = frozenset({ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE, ErrorReason.ERROR_REASON_OVERLOADED})
+"""Why a job that has not begun is tried again later."""
+
+
+class LoggedRun(ResponseRun):
+    """A run that ends in its log."""
+
+    writer: LogWriter
+    """Set before it runs."""
+    record: ResponseRecord
+    """Of the response, as it was accepted. Set before it runs."""
+
+    async def _end(self, now: int) -> None:
+        if self.error is None and self.response.ByteSize() > _MAX_RESPONSE_BYTES:
+            message = "The response is too large to be stored."
+            self.error = ApiError(ErrorReason.ERROR_REASON_REQUEST_TOO_LARGE, message)
+            self._close_failed(self.error, now)
+            del self.response.output[:]
+        self._end_events()
+        self.record.response.CopyFrom(self.response)
+        await self.writer.finish(self.record)
+
+
+class _Job:
+    """One job that this process holds."""
+
+    def __init__(self, held: HeldJob) -> None:
+        self.held = held
+        self.run: LoggedRun | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.is_cancelled = held.lease.is_cancelled
+
+    @property
+    def lease(self) -> Lease:
+        return self.held.lease
+
+    def cancel(self) -> None:
+        """End its response as cancelled."""
+        self.is_cancelled = True
+        if self.run is not None:
+            self.run.cancel()
+
+    def drop(self) -> None:
+        """Stop at once, and write nothing more."""
+        if self.task is not None:
+            self.task.cancel()
+
+
+class JobRunner:
+    """The jobs of one edge process.
+
+    Args:
+        settings: Of this process.
+        queue: Of this process.
+        log: Of all responses.
+        subscriber: Tells of new jobs and of cancellations.
+        sweeper: Of this process.
+        runs: Makes runs.
+        pool: Connected workers: a job is claimed when one of them has room.
+        holder: The name of this process in the queue.
+    """
+
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        queue: JobQueue,
+        log: EventLog,
+        subscriber: Subscriber,
+        sweeper: Sweeper,
+        runs: Runs,
+        pool: WorkerPool,
+        *,
+        holder: str,
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._log = log
+        self._subscriber = subscriber
+        self._sweeper = sweeper
+        self._runs = runs
+        self._pool = pool
+        self._holder = holder
+        self._jobs: dict[str, _Job] = {}
+        self._wake = Signal()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._is_draining = False
+
+    async def run(self) -> Never:
+        """Run jobs until cancelled; those that are not handed over by then are found by other processes."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            tasks.create_task(self._sweeper.run())
+            tasks.create_task(self._keep_claiming())
+            tasks.create_task(self._keep_renewing())
+        raise AssertionError("these go on for ever")
+
+    def hold(self, held: HeldJob) -> None:
+        """Run a job that this process has leased."""
+        assert self._tasks is not None, "run comes first"
+        job = _Job(held)
+        self._jobs[held.lease.entry] = job
+        job.task = self._tasks.create_task(self._run(job))
+
+    def stop_claiming(self) -> None:
+        """Claim nothing more."""
+        self._is_draining = True
+
+    async def hand_over(self) -> None:
+        """Give every job back at a checkpoint, for other processes to go on with."""
+        async with asyncio.TaskGroup() as tasks:
+            for job in list(self._jobs.values()):
+                tasks.create_task(self._hand_over(job))
+
+    async def _keep_claiming(self) -> Never:
+        with self._subscriber.listen(keys.WAKE_CHANNEL) as signal:
+            self._wake = signal
+            while True:
+                while self._has_room and (held := await self._claim()) is not None:
+                    self.hold(held)
+                await signal.wait(_LOOK_AGAIN_S if self._has_room else _BUSY_S)
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether to claim a job: foreground responses go first, but for one job, so that all of them end."""
+        if self._is_draining or len(self._jobs) >= self._settings.max_background:
+            return False
+        unissued = sum(job.run is None or not job.run.is_accepted for job in self._jobs.values())
+        return self._pool.is_ready and (not self._jobs or self._pool.room > unissued)
+
+    async def _claim(self) -> HeldJob | None:
+        try:
+            return await self._queue.claim()
+        except ApiError as error:
+            _raise_unless_away(error)
+            return None
+
+    async def _keep_renewing(self) -> Never:
+        with self._subscriber.listen(keys.HOLDER_CHANNEL + self._holder) as signal:
+            while True:
+                await signal.wait(self._settings.lease_s / 3)
+                jobs = list(self._jobs.values())
+                try:
+                    renewals = await self._queue.renew([job.lease for job in jobs])
+                except ApiError as error:
+                    _raise_unless_away(error)
+                    continue
+                for job, renewal in zip(jobs, renewals, strict=True):
+                    if not renewal.is_held:
+                        job.drop()
+                    elif renewal.is_cancelled:
+                        job.cancel()
+
+    async def _run(self, job: _Job) -> None:
+        """Run a job to its end, to its loss, or until it is put off."""
+        lease = job.lease
+        try:
+            await self._run_held(job)
+        except* LeaseLost:
+            log.warning("job lost", extra={"response_id": str(lease.response_id), "fence": lease.fence})
+        except* Exception:
+            log.exception("job failed", extra={"response_id": str(lease.response_id)})
+            await self._put_off(lease)
+        finally:
+            if self._jobs.get(lease.entry) is job:
+                del self._jobs[lease.entry]
+            self._wake.set()
+
+    async def _run_held(self, job: _Job) -> None:
+        held = job.held
+        request = JobRequest.FromString(decompress(held.request, max_bytes=MAX_REQUEST_BYTES))
+        events = self._runs.events(held.lease.owner, held.record.response, input_items=len(held.record.input))
+        await self._restore(held.lease, events)
+        run = self._runs.run(events, request.generation, request.routing_key, keep_nothing, LoggedRun)
+        run.record = held.record
+        run.writer = LogWriter(
+            self._log,
+            held.lease,
+            events,
+            interval_s=self._settings.log_interval_s,
+            cancelled=run.cancel,
+            full=lambda: run.fail(_log_full()),
+        )
+        run.add_reader(run.writer)
+        job.run = run
+        if job.is_cancelled:
+            run.cancel()
+        elif self._queue.must_give_up(held.lease):
+            run.fail(_given_up())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                writing = tasks.create_task(run.writer.run())
+                watching = tasks.create_task(self._watch_readers(job)) if request.needs_readers else None
+                is_put_off = not await self._finish(job, run)
+                if is_put_off:
+                    await run.writer.flush()
+                    writing.cancel()
+                if watching is not None:
+                    watching.cancel()
+        finally:
+            run.abort()
+        if is_put_off:
+            await self._put_off(held.lease)
+        else:
+            _log_end(run, held.lease)
+
+    async def _finish(self, job: _Job, run: LoggedRun) -> bool:
+        """Run to the end, unless nothing could begin and a later try may do better: then False."""
+        try:
+            await run.start()
+        except ApiError as error:
+            is_last = job.lease.attempts >= self._settings.background_attempts
+            if error.reason in _PASSING and not is_last and not run.events.has_output:
+                return False
+        await run.finish()
+        return True
+
+    async def _restore(self, lease: Lease, events: ResponseEvents) -> None:
+        """Bring ``events`` to the end of the log. Nobody else can write any more."""
+        while len(events.log) < lease.next_sequence_number:
+            page = await self._log.read(lease.owner, str(lease.response_id), starting_after=len(events.log) - 1)
+            if not page.batches:
+                raise LeaseLost(f"the log of {lease.response_id} is gone")
+            for batch in page.batches:
+                replay(batch, events)
+        if events.token_ids:
+            extra = {"response_id": str(lease.response_id), "tokens": len(events.token_ids)}
+            log.warning("response continued", extra=extra)
+
+    async def _watch_readers(self, job: _Job) -> None:
+        """Cancel the response once nobody has read it for a while."""
+        lease = job.lease
+        while True:
+            await asyncio.sleep(self._settings.abandon_after_s)
+            try:
+                if not await self._log.is_read(lease.owner, lease.response_id):
+                    job.cancel()
+                    return
+            except ApiError as error:
+                _raise_unless_away(error)
+
+    async def _put_off(self, lease: Lease) -> None:
+        try:
+            await self._queue.retry_later(lease)
+        except ApiError as error:
+            _raise_unless_away(error)  # then its lease runs out
+
+    async def _hand_over(self, job: _Job) -> None:
+        """Give a job back with everything logged that it has; when that fails its lease runs out instead."""
+        run = job.run
+        if run is not None:
+            if run.events.is_ended:
+                return
+            run.abort()
+            await run.writer.flush()
+        job.drop()
+        try:
+            await self._queue.hand_over(job.lease)
+        except ApiError as error:
+            _raise_unless_away(error)
+
+
+def _log_full() -> ApiError:
+    return ApiError(ErrorReason.ERROR_REASON_REQUEST_TOO_LARGE, "The response is too large to be logged.")
+
+
+def _given_up() -> ApiError:
+    message = "The response was given up: every attempt to run it was cut short. Try again."
+    return ApiError(ErrorReason.ERROR_REASON_ENGINE_FAILED, message)
+
+
+def _raise_unless_away(error: ApiError) -> None:
+    if error.reason != ErrorReason.ERROR_REASON_STORE_UNAVAILABLE:  # which is logged where it was raised
+        raise error
+
+
+def _log_end(run: LoggedRun, lease: Lease) -> None:
+    usage = run.response.usage
+    log.info(
+        "logged response ended",
+        extra={
+            "response_id": run.response.id,
+            "model": run.response.params.model,
+            "status": response_pb2.ResponseStatus.Name(run.response.status).removeprefix("RESPONSE_STATUS_").lower(),
+            "error": reason_name(run.error.reason) if run.error else None,
+            "attempts": lease.attempts,
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+        },
+    )
