@@ -103,9 +103,8 @@ class Generations:
         Raises:
             ApiError: the request is refused, as ``run`` would refuse it.
         """
-        check_request(request, self._engine.info, self.model.id)
         try:
-            return (await self._in_thread(self._prompts.build, request)).input_tokens
+            return (await self._prepare(request)).prompt.input_tokens
         except EngineError as error:
             raise self._engine_failed(request, error) from error
 
@@ -121,15 +120,10 @@ class Generations:
 
     async def _run(self, request: pb.GenerateRequest, report: "_Report") -> AsyncGenerator[GenerationEvent, None]:
         with self.admission.enter(request.service_tier) as place:
-            info = self._engine.info
-            check_request(request, info, self.model.id)
-            prompt = await self._in_thread(self._prompts.build, request)
-            limit = token_limit(request, input_tokens=prompt.input_tokens, context_window=info.context_window)
-            job = _Job(request, prompt, limit, self._rules(request))
-            job.grammar = await self._in_thread(self._constraint, job)
+            job = await self._prepare(request)
             output = report.output = self._output(job)
             self._check_resume(job, output)
-            yield pb.Accepted(input_tokens=prompt.input_tokens)
+            yield pb.Accepted(input_tokens=job.prompt.input_tokens)
             await place.turn()
             report.started()
             yield pb.Started()
@@ -140,6 +134,16 @@ class Generations:
             async with aclosing(self._generate(job, output, report)) as events:
                 async for event in events:
                     yield event
+
+    async def _prepare(self, request: pb.GenerateRequest) -> "_Job":
+        """Whatever may refuse a request: its prompt, its room, its grammar."""
+        info = self._engine.info
+        check_request(request, info, self.model.id)
+        prompt = await self._in_thread(self._prompts.build, request)
+        limit = token_limit(request, input_tokens=prompt.input_tokens, context_window=info.context_window)
+        job = _Job(request, prompt, limit, self._rules(request))
+        job.grammar = await self._in_thread(self._constraint, job)
+        return job
 
     async def _generate(self, job: "_Job", output: Output, report: "_Report") -> AsyncGenerator[OutputEvent, None]:
         """Thoughts, their summary, the answer: in one run of the engine, or in one each if they must be kept apart.

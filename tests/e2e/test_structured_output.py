@@ -155,10 +155,12 @@ async def test_an_answer_that_the_token_limit_cuts_is_incomplete(model_client: C
     assert output_text(response).startswith('"')
 
 
-@pytest.mark.parametrize("stream", [True, False])
-async def test_a_schema_that_cannot_be_enforced_is_refused_before_any_event(model_client: Client, stream: bool) -> None:
+@pytest.mark.parametrize("how", [{"stream": True}, {}, {"background": True}])
+async def test_a_schema_that_cannot_be_enforced_is_refused_before_any_event(
+    model_client: Client, how: dict[str, Any]
+) -> None:
     schema = {"type": "object", "properties": {"age": {"type": "integer", "minimum": "zero"}}}
-    error = await model_client.refused(400, model=MODEL, input="Hi.", text=schema_format(schema), stream=stream)
+    error = await model_client.refused(400, model=MODEL, input="Hi.", text=schema_format(schema), **how)
     assert (error["code"], error["param"]) == ("invalid_json_schema", "text.format.schema.properties.age.minimum")
     assert error["type"] == "invalid_request_error"
 
