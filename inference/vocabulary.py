@@ -4,14 +4,14 @@ SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 """What SentencePiece writes in place of a space."""
 
 
-def _byte_pair_alphabet() -> dict[str, int]:
+def byte_pair_alphabet() -> dict[str, int]:
     """The character that stands for each byte: GPT-2's ``bytes_to_unicode``, reversed."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-_ALPHABET = _byte_pair_alphabet()
+_ALPHABET = byte_pair_alphabet()
 
 
 def byte_pair_bytes(text: str) -> bytes:

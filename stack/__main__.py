@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_places(serve)
     serve.add_argument("--model", default=DEFAULT_MODEL, metavar="PATH|NAME", help=_MODEL_HELP)
+    serve.add_argument("--projector", type=Path, metavar="PATH", help="the file with a vision model's eyes (mmproj)")
     serve.add_argument("--workers", type=_count, default=1, metavar="N", help="inference workers (default: 1)")
     serve.add_argument("--edges", type=_count, default=1, metavar="N", help="edges sharing the ports (default: 1)")
     serve.add_argument("--redis-url", metavar="URL", help="use this Redis or Valkey instead of an own one")
@@ -150,6 +151,7 @@ def _add_state(command: argparse.ArgumentParser) -> None:
 def _up_options(options: argparse.Namespace) -> UpOptions:
     return UpOptions(
         model=options.model,
+        projector=options.projector,
         host=options.host,
         port=options.port,
         grpc_port=options.grpc_port,

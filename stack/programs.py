@@ -50,17 +50,26 @@ def valkey(state: State, environ: Mapping[str, str]) -> Program:
 
 
 def worker(
-    number: int, state: State, environ: Mapping[str, str], *, model: Model, listen: str, drain_timeout_s: float
+    number: int,
+    state: State,
+    environ: Mapping[str, str],
+    *,
+    model: Model,
+    projector: Path | None,
+    listen: str,
+    drain_timeout_s: float,
 ) -> Program:
     """An inference worker; settings that the user's environment has besides these go through to it."""
     name = f"worker-{number}"
     own_engine = "INFERENCE_ENGINE" not in environ
+    sight = {} if projector is None else {"INFERENCE_PROJECTOR_PATH": str(projector.absolute())}
     return Program(
         name=name,
         command=[sys.executable, "-m", "inference"],
         environ={
             **(model.settings if own_engine else {}),
             **environ,
+            **sight,
             "INFERENCE_LISTEN": listen,
             "INFERENCE_MODEL_PATH": str(model.path),
             "INFERENCE_MODEL_NAME": model.name,

@@ -31,6 +31,8 @@ class UpOptions:
     """The command line of ``antiphon up``; port 0 is any free port."""
 
     model: str
+    projector: Path | None
+    """The file with a vision model's eyes (mmproj); None: as the environment says, or none."""
     host: str
     port: int
     grpc_port: int
@@ -64,6 +66,8 @@ def up(options: UpOptions, environ: Mapping[str, str], out: TextIO) -> None:
 
     began_at = time.monotonic()
     addresses = _addresses(options)  # what is quick to find out comes first
+    if options.projector is not None and not options.projector.is_file():
+        raise StackError(f"there is no projector {options.projector}")
     with opened_state(options.state) as state:
         model = obtain(options.model, environ, out=out)
         report(f"model    {model.name} ({model.path})")
@@ -152,7 +156,15 @@ async def _start(
     drain = options.drain_timeout_s
     await children.start(
         *(
-            programs.worker(number, state, environ, model=model, listen=listen, drain_timeout_s=drain)
+            programs.worker(
+                number,
+                state,
+                environ,
+                model=model,
+                projector=options.projector,
+                listen=listen,
+                drain_timeout_s=drain,
+            )
             for number, listen in enumerate(addresses.workers, start=1)
         )
     )

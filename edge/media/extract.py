@@ -1,4 +1,5 @@
 """``python extract.py pdf|html MAX_CHARS MAX_MEMORY_BYTES MAX_CPU_S < file > text``: a file's text, as UTF-8.
+``python extract.py image MAX_SIDE MAX_MEMORY_BYTES MAX_CPU_S < file > png``: an image as a plain PNG of 8-bit RGB.
 
 A program of its own, run by ``edge.media.extractor``: parsers of hostile files loop, crash and grow, and this is where
 they may. It limits itself before it reads the first byte, and gets no environment. The exit code says how it went.
@@ -37,20 +38,17 @@ _MENDED_END: Final = b"\nstartxref\n0\n%%EOF\n"
 
 
 def main(arguments: list[str]) -> Outcome:
-    """Extract the text of the standard input to the standard output."""
-    kind, max_chars, max_memory, max_cpu_s = arguments[0], *map(int, arguments[1:])
+    """Extract what the standard input holds to the standard output."""
+    kind, limit, max_memory, max_cpu_s = arguments[0], *map(int, arguments[1:])
     _limit(max_memory, max_cpu_s)
     data = sys.stdin.buffer.read()
     try:
-        pieces = list(_bounded(_pdf(data) if kind == "pdf" else _html(data), max_chars))
+        output = _image(data, limit) if kind == "image" else _text(kind, data, limit)
     except _Refused as refusal:
         return refusal.outcome
     except Exception:  # whatever the parser did not expect in a hostile file
         return Outcome.UNREADABLE
-    text = "".join(pieces).strip()
-    if not text:
-        return Outcome.NO_TEXT
-    sys.stdout.buffer.write(text.encode("utf-8", "replace"))
+    sys.stdout.buffer.write(output)
     sys.stdout.buffer.flush()
     return Outcome.OK
 
@@ -68,6 +66,14 @@ def _limit(max_memory: int, max_cpu_s: int) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(kind, (limit, limit))
+
+
+def _text(kind: str, data: bytes, max_chars: int) -> bytes:
+    pieces = list(_bounded(_pdf(data) if kind == "pdf" else _html(data), max_chars))
+    text = "".join(pieces).strip()
+    if not text:
+        raise _Refused(Outcome.NO_TEXT)
+    return text.encode("utf-8", "replace")
 
 
 def _bounded(pieces: Iterator[str], max_chars: int) -> Iterator[str]:
@@ -101,6 +107,31 @@ def _html(data: bytes) -> Iterator[str]:
     parser.close()
     blocks = (" ".join(block.split()) for block in "".join(parser.pieces).split("\0"))
     return (block + "\n" for block in blocks if block)
+
+
+def _image(data: bytes, max_side: int) -> bytes:
+    """Upright, on white, its first frame; scaled down before anything else is made of it."""
+    from PIL import Image, ImageOps
+
+    Image.MAX_IMAGE_PIXELS = None  # the size was checked, and memory is limited
+    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "GIF", "WEBP")) as image:
+        image.draft("RGB", (max_side, max_side))  # a JPEG is made smaller while it is decoded
+        image.load()
+        upright: Image.Image = image
+        if image.mode.startswith("I"):  # 16 bits a sample
+            upright = image.convert("F").point(lambda value: value / 256).convert("L")
+        elif image.mode not in ("L", "RGB", "RGBA"):
+            upright = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        upright.thumbnail((max_side, max_side))
+        upright = ImageOps.exif_transpose(upright)
+        if upright.has_transparency_data:
+            layer = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        plain = Image.new("RGB", upright.size)  # without metadata
+        plain.paste(upright)
+    output = io.BytesIO()
+    plain.save(output, "PNG", compress_level=1)
+    return output.getvalue()
 
 
 class _HtmlText(HTMLParser):

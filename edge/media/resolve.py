@@ -17,6 +17,7 @@ from edge.media.fetch import Fetched, FetchLimits, UrlFetcher
 from edge.media.files import FileKind, decode_text, kind_of
 from edge.media.images import inspect_image
 from edge.media.networks import Networks, parse_networks
+from edge.media.plain import PlainImages, image_key
 from edge.media.shown import media_parts, shown
 from edge.settings import EdgeSettings
 from edge.validate import MAX_TEXT
@@ -60,6 +61,7 @@ class MediaResolver:
         self._networks = networks
         self._fetcher = fetcher
         self._extractor = extractor
+        self._images = PlainImages(extractor)
         self._refuses_unseen = unseen == "refuse"
         self._max_bytes = max_bytes
 
@@ -89,9 +91,24 @@ class MediaResolver:
             raise ApiError(ErrorReason.ERROR_REASON_ARRAY_ABOVE_MAX_LENGTH, message, "input")
         sees_images = (await capabilities()).images
         await self._read_all(found, _Budget(self._max_bytes, MAX_URLS), sees_images)
+        pngs = await self._plain_images(before, found) if sees_images else None
         unseen = ("input_video",) if sees_images else ("input_video", "input_image")
         warnings = [f"{place}: not shown to this model" for place, part in found if part.WhichOneof("part") in unseen]
-        return Shown(await asyncio.to_thread(shown, [*before, *own], sees_images=sees_images), warnings)
+        return Shown(await asyncio.to_thread(shown, [*before, *own], pngs), warnings)
+
+    async def _plain_images(
+        self, before: Sequence[Item], found: Sequence[tuple[str, ContentPart]]
+    ) -> dict[bytes, bytes]:
+        """All images as the worker gets them, by ``image_key``; one after the other, as each takes a process."""
+        earlier = [("input", place.part) for item in before for place in media_parts(item)]
+        budget = _Budget(self._max_bytes, 0)
+        pngs: dict[bytes, bytes] = {}
+        for place, part in [*earlier, *((f"{place}.image_url", part) for place, part in found)]:
+            if part.HasField("input_image") and (key := image_key(part.input_image)) is not None and key not in pngs:
+                with _at(place):
+                    pngs[key] = await self._images.png(part.input_image, key)
+                    budget.spend(len(pngs[key]))
+        return pngs
 
     async def _read_all(self, found: Sequence[tuple[str, ContentPart]], budget: "_Budget", sees_images: bool) -> None:
         """Read all parts at once; the first error ends the others."""
@@ -151,7 +168,7 @@ class MediaResolver:
         return text
 
     async def _read_image(self, image: InputImage, budget: "_Budget") -> None:
-        if is_data_uri(image.image_url):  # decoded anew at each turn: it need not be stored twice
+        if is_data_uri(image.image_url):  # stored as it is: it need not be stored twice
             inspect_image((await _decode(image.image_url, budget)).data)
             return
         data = image.data or (await self._fetch(image.image_url, _IMAGE_TYPES, budget)).data

@@ -1,14 +1,13 @@
 """Items as a client sent them -> items as a worker takes them: text, and images for a model that sees. Pure."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote
 
 from antiphon.responses.v1.content_pb2 import ContentPart, InputFile, InputImage, InputText
 from antiphon.responses.v1.item_pb2 import Item
-from edge.media.encoded import decode, is_data_uri
-from edge.media.images import inspect_image
+from edge.media.plain import image_key
 
 _MEDIA = frozenset({"input_image", "input_file", "input_video"})
 
@@ -28,32 +27,35 @@ def media_parts(item: Item) -> Iterator[Place]:
                 yield Place(f"{name}[{index}]", part)
 
 
-def shown(items: Sequence[Item], *, sees_images: bool) -> list[Item]:
+def shown(items: Sequence[Item], pngs: Mapping[bytes, bytes] | None) -> list[Item]:
     """``items`` with every file as text, and every image and video as what the model gets of it.
 
-    Files and images must have been read before; items without media are the same objects.
+    Files must have been read before; items without media are the same objects.
+
+    Args:
+        pngs: All images that are there, by ``image_key``; None for a model that sees none.
     """
-    return [_shown_item(item, sees_images) if any(media_parts(item)) else item for item in items]
+    return [_shown_item(item, pngs) if any(media_parts(item)) else item for item in items]
 
 
-def _shown_item(item: Item, sees_images: bool) -> Item:
+def _shown_item(item: Item, pngs: Mapping[bytes, bytes] | None) -> Item:
     copy = Item(id=item.id, status=item.status)
     if item.HasField("message"):
         copy.message.role, copy.message.phase = item.message.role, item.message.phase
-        copy.message.content.extend(_shown_part(part, sees_images) for part in item.message.content)
+        copy.message.content.extend(_shown_part(part, pngs) for part in item.message.content)
     else:
         output = item.function_call_output
         copy.function_call_output.call_id = output.call_id
-        copy.function_call_output.parts.parts.extend(_shown_part(part, sees_images) for part in output.parts.parts)
+        copy.function_call_output.parts.parts.extend(_shown_part(part, pngs) for part in output.parts.parts)
     return copy
 
 
-def _shown_part(part: ContentPart, sees_images: bool) -> ContentPart:
+def _shown_part(part: ContentPart, pngs: Mapping[bytes, bytes] | None) -> ContentPart:
     match part.WhichOneof("part"):
         case "input_file":
             return _text(_file_text(part.input_file))
-        case "input_image" if sees_images:
-            return _shown_image(part.input_image)
+        case "input_image" if pngs is not None:
+            return _shown_image(part.input_image, pngs)
         case "input_image":
             return _text("[image: not shown, this model cannot see images]")
         case "input_video":
@@ -62,15 +64,11 @@ def _shown_part(part: ContentPart, sees_images: bool) -> ContentPart:
             return part
 
 
-def _shown_image(image: InputImage) -> ContentPart:
-    if image.HasField("data"):
-        data, media_type = image.data, image.media_type
-    elif is_data_uri(image.image_url):
-        data = decode(image.image_url, len(image.image_url)).data
-        media_type = inspect_image(data).media_type
-    else:  # of an earlier turn, whose model could not see it
+def _shown_image(image: InputImage, pngs: Mapping[bytes, bytes]) -> ContentPart:
+    key = image_key(image)
+    if key is None:
         return _text("[image: not shown, it was not kept]")
-    return ContentPart(input_image=InputImage(detail=image.detail, data=data, media_type=media_type))
+    return ContentPart(input_image=InputImage(detail=image.detail, data=pngs[key], media_type="image/png"))
 
 
 def _file_text(file: InputFile) -> str:

@@ -1,12 +1,12 @@
 """Engines under test, and prompts that make any of them do what a test needs."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from inference.engines.base import Engine, EngineStop, SamplingParams, TokenLogprob
+from inference.engines.base import Engine, EnginePrompt, EngineStop, MixedPrompt, SamplingParams, TokenLogprob
 from inference.engines.llamacpp import LlamaCppEngine, LlamaCppSettings
 from inference.engines.scripted import ScriptedEngine, ScriptedSettings
 from tests.support.model import model_path
@@ -86,7 +86,7 @@ class Generated:
     cached_tokens: int
 
 
-async def generate(engine: Engine, prompt: Sequence[int], params: SamplingParams = GREEDY) -> Generated:
+async def generate(engine: Engine, prompt: EnginePrompt, params: SamplingParams = GREEDY) -> Generated:
     """Run to the end, and hold every step to the protocol."""
     token_ids: list[int] = []
     logprobs: list[TokenLogprob] = []
@@ -102,7 +102,11 @@ async def generate(engine: Engine, prompt: Sequence[int], params: SamplingParams
             cached_tokens = cached_tokens if step.cached_tokens is None else step.cached_tokens
     assert stop is not None
     assert cached_tokens is not None
-    assert 0 <= cached_tokens < len(prompt)
-    assert (len(token_ids) == params.max_tokens) == (stop is EngineStop.MAX_TOKENS)
+    if isinstance(prompt, MixedPrompt):
+        assert 0 <= cached_tokens < engine.count_tokens(prompt)
+        assert len(token_ids) <= params.max_tokens  # a character that the limit cuts is left out
+    else:
+        assert 0 <= cached_tokens < len(prompt)
+        assert (len(token_ids) == params.max_tokens) == (stop is EngineStop.MAX_TOKENS)
     assert not engine.tokenizer.eos_token_ids.intersection(token_ids)
     return Generated(token_ids, logprobs, stop, cached_tokens)

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inference.engines.base import (
@@ -132,9 +132,12 @@ class LlamaCppEngine:
 
     def count_tokens(self, prompt: MixedPrompt) -> int:
         server = self._alive_server()
-        texts = enumerate(self.tokenizer.spellable(text) for text in prompt.texts)
+        texts = enumerate(self._safe_texts(server, prompt))
         tokens = [len(server.tokenize(text, parse_special=True, as_prompt=index == 0)) for index, text in texts]
         return sum(tokens) + sum(self._count_image(server, image) for image in prompt.images)
+
+    def _safe_texts(self, server: LlamaServer, prompt: MixedPrompt) -> tuple[str, ...]:
+        return tuple(server.without_marker(self.tokenizer.spellable(text)) for text in prompt.texts)
 
     def _count_image(self, server: LlamaServer, image: bytes) -> int:
         size = image[:_PNG_HEAD_BYTES]  # all that the number depends on
@@ -149,7 +152,9 @@ class LlamaCppEngine:
     ) -> AsyncGenerator[Step, None]:
         self._raise_if_dead()
         server = self._alive_server()
-        if not isinstance(prompt, MixedPrompt):
+        if isinstance(prompt, MixedPrompt):
+            prompt = replace(prompt, texts=self._safe_texts(server, prompt))
+        else:
             prompt = tuple(prompt)
         slot = self._slots.take(cache_key(prompt), params.cache_salt)
         arrived = asyncio.Event()

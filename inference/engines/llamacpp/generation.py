@@ -153,7 +153,8 @@ class Generation:
                 held = token
             return gap or stop is not None or self._aborted
 
-        def on_progress() -> bool:
+        def on_progress(cached_tokens: int) -> bool:
+            self._came(cached_tokens)
             self._notify()
             return self._aborted
 
@@ -234,7 +235,7 @@ class Generation:
     def _calls_prompt(self) -> dict[str, Any] | list[int]:
         if isinstance(self._prompt, MixedPrompt):
             assert not self._generated, "one stream has it all"
-            return self._server.with_images(self._prompt, self._tokenizer.spellable)
+            return self._server.with_images(self._prompt)
         return [*self._prompt, *self._generated]
 
 

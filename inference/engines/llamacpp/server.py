@@ -104,18 +104,22 @@ class LlamaServer:
             self._marker = properties["media_marker"]
             """Stands for an image in a prompt; drawn at random at start."""
 
-    def with_images(self, prompt: MixedPrompt, spellable: Callable[[str], str]) -> dict[str, Any]:
-        """``prompt`` as llama.cpp takes it, its texts as ``spellable`` makes them.
+    def without_marker(self, text: str) -> str:
+        """``text`` with an invisible character in what llama.cpp would take for an image."""
+        if self._marker is None:
+            return text
+        return text.replace(self._marker, f"{self._marker[0]}\N{ZERO WIDTH SPACE}{self._marker[1:]}")
+
+    def with_images(self, prompt: MixedPrompt) -> dict[str, Any]:
+        """``prompt``, whose texts are without markers, as llama.cpp takes it.
 
         Raises:
             EngineError: it ends with an image, at which llama.cpp would end the process; or no projector is loaded.
         """
         if self._marker is None or not prompt.texts[-1]:
             raise EngineError("the model takes no images, or none at the end of a prompt")
-        broken = f"{self._marker[0]}\N{ZERO WIDTH SPACE}{self._marker[1:]}"  # it begins anew at no other place
-        texts = [spellable(text).replace(self._marker, broken) for text in prompt.texts]
         images = [base64.b64encode(image).decode() for image in prompt.images]
-        return {"prompt_string": self._marker.join(texts), "multimodal_data": images}
+        return {"prompt_string": self._marker.join(prompt.texts), "multimodal_data": images}
 
     def count_image(self, image: bytes) -> int:
         """Tokens that ``image`` takes, with those around it. Looks at no more than its size.
@@ -149,11 +153,12 @@ class LlamaServer:
         self,
         request: Mapping[str, Any],
         on_token: Callable[[Token], bool],
-        on_progress: Callable[[], bool] = lambda: False,
+        on_progress: Callable[[int], bool] = lambda _: False,
     ) -> str | None:
         """Generate; ``on_token`` is called for each token that completes its text, and ends it by returning True.
 
-        So does ``on_progress``, which is called for each batch of a prompt with images.
+        So does ``on_progress``, which is called for each batch of a prompt, with the number of its tokens that were in
+        the slot before; only with a projector loaded.
 
         Returns ``stop`` if llama.cpp's end-of-generation token came (it was passed to ``on_token``, with an empty
         text), ``length`` if ``n_predict`` were generated, None if a callback ended it.
@@ -186,7 +191,7 @@ class LlamaServer:
         return finish_reason
 
     def _stream_over_http(
-        self, request: Mapping[str, Any], on_token: Callable[[Token], bool], on_progress: Callable[[], bool]
+        self, request: Mapping[str, Any], on_token: Callable[[Token], bool], on_progress: Callable[[int], bool]
     ) -> str | None:
         """As ``stream``. A connection each: closing it is what ends the generation in llama.cpp too."""
         connection = http.client.HTTPConnection(self._host, timeout=_IMAGE_TIMEOUT_S)
@@ -205,7 +210,7 @@ class LlamaServer:
                 if probabilities:
                     ended = on_token(_token(probabilities[0], bytes(probabilities[0]["bytes"]), chunk["timings"]))
                 else:
-                    ended = on_progress()
+                    ended = on_progress(chunk["timings"]["cache_n"])
                 if ended:
                     return None
         except (OSError, http.client.HTTPException) as error:
