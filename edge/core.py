@@ -164,8 +164,8 @@ class Core:
         """End a background response; as ``LoggedResponses.cancel``."""
         return await self._logged.cancel(owner, response_id)
 
-    async def count_input_tokens(self, owner: str, params: response_pb2.ResponseParams) -> int:
-        """Tokens of the prompt that a response to ``params`` would have; nothing is generated.
+    async def count_input_tokens(self, owner: str, params: response_pb2.ResponseParams) -> tuple[int, list[str]]:
+        """Tokens of the prompt that a response to ``params`` would have, and its warnings; nothing is generated.
 
         Raises:
             ApiError: the request is invalid, or cannot be served now.
@@ -178,7 +178,7 @@ class Core:
             )
             worker = await self._pool.choose(params.model, routing_key(params, prepared.context.items()))
             with prepared.own_places():
-                return await worker.count_tokens(request)
+                return await worker.count_tokens(request), list(prepared.warnings)
 
     async def compact(self, owner: str, params: response_pb2.ResponseParams) -> tuple[Compacted, list[str]]:
         """Fold a conversation into its user messages and a sealed summary; as ``Compactor.compact``."""

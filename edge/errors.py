@@ -56,6 +56,7 @@ _MAPPINGS: dict[ErrorReason.ValueType, _Mapping] = {
     ErrorReason.ERROR_REASON_INVALID_MEDIA: _Mapping(400, INVALID_REQUEST_ERROR, None, "invalid_image"),
     ErrorReason.ERROR_REASON_FAILED_TO_DOWNLOAD: _Mapping(400, INVALID_REQUEST_ERROR, None, "failed_to_download_image"),
     ErrorReason.ERROR_REASON_REQUEST_TOO_LARGE: _Mapping(413, INVALID_REQUEST_ERROR),
+    ErrorReason.ERROR_REASON_REQUEST_TIMEOUT: _Mapping(408, INVALID_REQUEST_ERROR),
     # not 409, which SDKs retry; 422 as in draft-ietf-httpapi-idempotency-key-header
     ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_REUSED: _Mapping(422, INVALID_REQUEST_ERROR),
     ErrorReason.ERROR_REASON_MODEL_NOT_FOUND: _Mapping(404, INVALID_REQUEST_ERROR),

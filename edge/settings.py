@@ -109,6 +109,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     fetch_at_once: Count = 16
     """Most URLs at once in this process; more wait."""
 
+    body_timeout_s: Seconds = 60.0
+    """Longest time in which the body of a request must have arrived; then 408, and the connection ends."""
     heartbeat_interval_s: Seconds = 15.0
     """A stream says something at least this often: a repeated event before the first item, a comment afterwards."""
     slow_reader_timeout_s: Seconds = 60.0

@@ -8,6 +8,7 @@ import msgspec
 from antiphon.errors import ApiError
 from antiphon.responses.v1 import content_pb2 as pb
 from antiphon.responses.v1.error_pb2 import ErrorReason
+from antiphon.responses.v1.item_pb2 import Role
 from edge.checks import UINT32_MAX, check_integer
 from edge.codec.enums import IMAGE_DETAIL, invalid_choice
 from edge.rest import schema
@@ -20,9 +21,28 @@ LEAST_LOGPROB = -9999.0
 """What stands for a probability of zero, as JSON has no infinity; OpenAI's number."""
 
 
-def decode_parts(values: Iterable[object], place: str) -> list[pb.ContentPart]:
-    """The content parts ``values``, found at ``place``."""
-    return [decode_part(value, f"{place}[{index}]") for index, value in enumerate(values)]
+def decode_parts(values: Iterable[object], place: str, text_of: Role.ValueType | None = None) -> list[pb.ContentPart]:
+    """The content parts ``values``, found at ``place``.
+
+    Args:
+        text_of: A plain string among them is a text of this role; None: it is an error.
+    """
+    return [
+        text_part(text_of, value)
+        if text_of is not None and isinstance(value, str)
+        else decode_part(value, f"{place}[{index}]")
+        for index, value in enumerate(values)
+    ]
+
+
+def text_part(role: Role.ValueType, text: str) -> pb.ContentPart:
+    """What ``role`` says as plain text."""
+    part = pb.ContentPart()
+    if role == Role.ROLE_ASSISTANT:
+        part.output_text.text = text
+    else:
+        part.input_text.text = text
+    return part
 
 
 def decode_part(value: object, place: str) -> pb.ContentPart:
@@ -48,11 +68,15 @@ def decode_part(value: object, place: str) -> pb.ContentPart:
             part.text.text = shape(fields, schema.Text, place).text
         case "refusal":
             part.refusal.refusal = shape(fields, schema.Refusal, place).refusal
-        case "input_image":
+        case "input_image" | "image_url":  # the latter as in Chat Completions
             image = shape(fields, schema.InputImage, place)
             _refuse_file_id(image.file_id, place)
-            detail = IMAGE_DETAIL.decode(image.detail, f"{place}.detail")
-            part.input_image.CopyFrom(pb.InputImage(image_url=image.image_url, detail=detail))
+            url, detail, detail_place = image.image_url, image.detail, f"{place}.detail"
+            if isinstance(url, schema.ImageUrl):
+                if detail is None:
+                    detail, detail_place = url.detail, f"{place}.image_url.detail"
+                url = url.url
+            part.input_image.CopyFrom(pb.InputImage(image_url=url, detail=IMAGE_DETAIL.decode(detail, detail_place)))
         case "input_file":
             file = shape(fields, schema.InputFile, place)
             _refuse_file_id(file.file_id, place)

@@ -4,9 +4,9 @@ from typing import Any, assert_never
 
 import msgspec
 
-from antiphon.responses.v1 import content_pb2
 from antiphon.responses.v1 import item_pb2 as pb
-from edge.codec.content import decode_parts, encode_part
+from edge.checks import missing
+from edge.codec.content import decode_parts, encode_part, text_part
 from edge.codec.enums import ITEM_STATUS, PHASE, ROLE, invalid_choice
 from edge.rest import schema
 from edge.rest.schema import as_object, shape, type_of
@@ -29,7 +29,7 @@ _ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning", 
 def decode_input(value: str | list[Any], place: str = "input") -> list[pb.Item]:
     """`input`: a string is one user message."""
     if isinstance(value, str):
-        return [pb.Item(message=pb.Message(role=pb.ROLE_USER, content=[_text_part(pb.ROLE_USER, value)]))]
+        return [pb.Item(message=pb.Message(role=pb.ROLE_USER, content=[text_part(pb.ROLE_USER, value)]))]
     return [decode_item(item, f"{place}[{index}]") for index, item in enumerate(value)]
 
 
@@ -61,7 +61,9 @@ def decode_item(value: object, place: str) -> pb.Item:
                 item.function_call_output.text = output.output
             else:
                 item.function_call_output.parts.SetInParent()
-                item.function_call_output.parts.parts.extend(decode_parts(output.output, f"{place}.output"))
+                item.function_call_output.parts.parts.extend(
+                    decode_parts(output.output, f"{place}.output", pb.ROLE_USER)
+                )
         case "reasoning":
             reasoning = shape(fields, schema.Reasoning, place)
             _fill_head(item, reasoning, place)
@@ -183,17 +185,10 @@ def _fill_head(
 def _fill_message(message: pb.Message, given: schema.Message, place: str) -> None:
     message.role = ROLE.decode(given.role, f"{place}.role")
     if isinstance(given.content, str):
-        message.content.append(_text_part(message.role, given.content))
-    else:
-        message.content.extend(decode_parts(given.content, f"{place}.content"))
+        message.content.append(text_part(message.role, given.content))
+    elif given.content is not None:
+        message.content.extend(decode_parts(given.content, f"{place}.content", message.role))
+    elif message.role != pb.ROLE_ASSISTANT:
+        raise missing(f"{place}.content")
     if given.phase is not None:
         message.phase = PHASE.decode(given.phase, f"{place}.phase")
-
-
-def _text_part(role: pb.Role.ValueType, text: str) -> content_pb2.ContentPart:
-    part = content_pb2.ContentPart()
-    if role == pb.ROLE_ASSISTANT:
-        part.output_text.text = text
-    else:
-        part.input_text.text = text
-    return part

@@ -98,7 +98,10 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
 
 def _error_response(error: ApiError) -> web.Response:
     status, headers, body = to_http(error)
-    return web.Response(status=status, headers=headers, body=body)
+    response = web.Response(status=status, headers=headers, body=body)
+    if error.reason == ErrorReason.ERROR_REASON_REQUEST_TIMEOUT:
+        response.force_close()
+    return response
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -1,5 +1,6 @@
 """One short handler for each path."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, TypeVar
@@ -8,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from antiphon.inference.v1 import inference_pb2
+from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge import codec
 from edge.capabilities import encode_capabilities
 from edge.core import Core
@@ -90,8 +92,9 @@ async def count_input_tokens(request: web.Request) -> web.Response:
     """The tokens of a request's prompt."""
     create = await _decoded(request, decode)
     async with _admitted(request):
-        tokens = await request.app[CORE].count_input_tokens(request[OWNER], create.params)
-    return _json({"object": "response.input_tokens", "input_tokens": tokens}, _warning_headers(create.warnings))
+        tokens, warnings = await request.app[CORE].count_input_tokens(request[OWNER], create.params)
+    body = {"object": "response.input_tokens", "input_tokens": tokens}
+    return _json(body, _warning_headers(create.warnings + warnings))
 
 
 @ROUTES.post("/v1/responses/compact")
@@ -213,7 +216,13 @@ async def _streamed(
 
 async def _decoded(request: web.Request, decoder: _Decoder[T]) -> T:
     """The body of ``request``, decoded."""
-    body = await request.read()
+    timeout_s = request.app[SETTINGS].body_timeout_s
+    try:
+        async with asyncio.timeout(timeout_s):
+            body = await request.read()
+    except TimeoutError:
+        message = f"The request body did not arrive within {timeout_s:g} seconds."
+        raise ApiError(ErrorReason.ERROR_REASON_REQUEST_TIMEOUT, message) from None
     content_type = request.headers.get("Content-Type")
     strict = is_strict(request.headers, default=request.app[SETTINGS].strict_fields)
     return await in_thread_if_large(len(body), decoder, body, content_type, strict=strict)

@@ -27,10 +27,17 @@ class Text(Struct):
     text: str
 
 
+class ImageUrl(Struct):
+    """An `image_url` as Chat Completions has it."""
+
+    url: str
+    detail: str | None = None
+
+
 class InputImage(Struct):
     """An `input_image` part."""
 
-    image_url: str | None = None
+    image_url: str | ImageUrl | None = None
     detail: str | None = None
     file_id: str | None = None
 
@@ -92,10 +99,10 @@ class Refusal(Struct):
 
 
 class Message(Struct):
-    """A `message` item, with or without its `type`."""
+    """A `message` item, with or without its `type`. Only what the assistant said may be null, if it said nothing."""
 
     role: str
-    content: str | list[Any]
+    content: str | list[Any] | None
     id: str | None = None
     status: str | None = None
     phase: str | None = None

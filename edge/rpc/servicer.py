@@ -103,7 +103,8 @@ class ResponsesServicer(ResponsesServiceServicer):
         self, request: pb.CountInputTokensRequest, context: Context
     ) -> pb.CountInputTokensResponse:
         async with answer_errors(context), self._admitted(context, _new_request_id()) as owner:
-            tokens = await self._core.count_input_tokens(owner, request.params)
+            tokens, warnings = await self._core.count_input_tokens(owner, request.params)
+            _tell(context, warnings)
             return pb.CountInputTokensResponse(input_tokens=tokens)
 
     async def CompactResponse(self, request: pb.CompactResponseRequest, context: Context) -> pb.CompactResponseResponse:

@@ -27,6 +27,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     environ = SCRIPTED | {
         "EDGE_WORKER_SILENCE_S": "1",
         "EDGE_HEARTBEAT_INTERVAL_S": "0.5",
+        "EDGE_BODY_TIMEOUT_S": "1",
         "INFERENCE_HEARTBEAT_MS": "100",
     }
     with running_stack(tmp_path_factory.mktemp("failures"), workers=2, environ=environ) as stack:
@@ -218,3 +219,16 @@ async def test_a_commit_waits_for_a_store_that_comes_back(stack: RunningStack, c
         final = await reader.rest()
         assert final["status"] == "completed"
         assert (await client.call("GET", f"/v1/responses/{final['id']}")).body == final
+
+
+async def test_a_body_that_does_not_come_is_a_timeout_and_the_end_of_the_connection(client: Client) -> None:
+    hurry = asyncio.Event()
+
+    async def body() -> AsyncGenerator[bytes, None]:
+        yield b'{"model": "m", "input": "'
+        await hurry.wait()
+        yield b'x"}'
+
+    answer = await client.call("POST", "/v1/responses", data=body())
+    assert (answer.status, answer.body["error"]["code"]) == (408, "request_timeout")
+    assert answer.headers["connection"] == "close"

@@ -55,6 +55,8 @@ async def test_a_model_that_cannot_see_is_told_and_the_client_is_warned(client: 
     async with client.stream(model=MODEL, input=parts) as stream:
         assert "content[0]" in stream.response.headers["x-antiphon-warning"]
         await stream.rest()
+    counted = await client.call("POST", "/v1/responses/input_tokens", json={"model": MODEL, "input": parts})
+    assert counted.headers["x-antiphon-warning"] == answered.headers["x-antiphon-warning"]
 
 
 async def test_an_image_in_a_tool_output_does_not_end_the_conversation(client: Client) -> None:

@@ -159,6 +159,8 @@ def test_a_schema_with_line_breaks_stays_on_one_line() -> None:
         ({"type": "message", "role": "developer", "content": TEXT}, "input_text", item_pb2.ROLE_DEVELOPER),
         ({"role": "assistant", "content": "hi"}, "output_text", item_pb2.ROLE_ASSISTANT),
         ({"role": "assistant", "content": TEXT, "extra": 1}, "input_text", item_pb2.ROLE_ASSISTANT),
+        ({"role": "user", "content": ["hi"]}, "input_text", item_pb2.ROLE_USER),
+        ({"role": "assistant", "content": ["hi"]}, "output_text", item_pb2.ROLE_ASSISTANT),
         (
             {"role": "assistant", "content": [{"type": "output_text", "text": "hi", "annotations": None}]},
             "output_text",
@@ -171,6 +173,34 @@ def test_a_message_comes_in_many_forms(value: dict[str, Any], kind: str, role: i
     assert message.role == role
     assert [part.WhichOneof("part") for part in message.content] == [kind]
     assert getattr(message.content[0], kind).text == "hi"
+
+
+def test_an_assistant_who_only_called_may_have_said_null() -> None:
+    assert not codec.decode_item({"role": "assistant", "content": None}, "input[0]").message.content
+    with pytest.raises(ApiError) as caught:
+        codec.decode_item({"role": "user", "content": None}, "input[0]")
+    assert caught.value.param == "input[0].content"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "input_image", "image_url": "https://a/b", "detail": "low"},
+        {"type": "input_image", "image_url": {"url": "https://a/b", "detail": "low"}},
+        {"type": "input_image", "image_url": {"url": "https://a/b", "detail": "high"}, "detail": "low"},
+        {"type": "image_url", "image_url": {"url": "https://a/b", "detail": "low"}},
+    ],
+)
+def test_an_image_comes_in_many_forms(part: dict[str, Any]) -> None:
+    message = codec.decode_item({"role": "user", "content": [part]}, "input[0]").message
+    assert encode_part(message.content[0]) == {
+        "type": "input_image", "image_url": "https://a/b", "detail": "low",
+    }  # fmt: skip
+
+
+def test_the_output_of_a_function_may_be_plain_strings() -> None:
+    output = codec.decode_item({"type": "function_call_output", "call_id": "c", "output": ["a", "b"]}, "input[0]")
+    assert [part.input_text.text for part in output.function_call_output.parts.parts] == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_sdks_retry_what_may_succeed_and_nothing_else(reason: ErrorReason.ValueT
             ErrorReason.ERROR_REASON_OVERLOADED,
             ErrorReason.ERROR_REASON_RATE_LIMIT_EXCEEDED,
             ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED,
+            ErrorReason.ERROR_REASON_REQUEST_TIMEOUT,
         )
     )
 

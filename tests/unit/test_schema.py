@@ -89,9 +89,9 @@ def test_null_is_unset_in_every_optional_field() -> None:
             "Invalid type for 'input[0].content[0].type': expected a string, but got an integer instead.",
         ),
         (
-            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": {"url": "https://a"}}]}]},
-            "input[0].content[0].image_url",
-            "Invalid type for 'input[0].content[0].image_url': expected a string, but got an object instead.",
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": {"url": 1}}]}]},
+            "input[0].content[0].image_url.url",
+            "Invalid type for 'input[0].content[0].image_url.url': expected a string, but got an integer instead.",
         ),
         (
             {"tools": [{"type": "function", "name": "f", "parameters": []}]},
