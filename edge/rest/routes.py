@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 from aiohttp import web
 
+from antiphon.errors import ApiError
 from antiphon.inference.v1 import inference_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge import codec
