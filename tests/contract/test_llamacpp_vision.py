@@ -118,6 +118,23 @@ async def test_a_file_that_is_no_projector_is_refused(files: VisionModel, tmp_pa
         await engine.close()
 
 
+async def test_a_file_whose_control_tokens_are_text_by_their_type_is_refused(tmp_path: Path) -> None:
+    """llama.cpp knows these by name and parses them all the same; the file with the others is served."""
+    for token, is_control in (("<|fim_prefix|>", True), ("<|eot_id|>", True), ("<b>", False)):
+        folder = tmp_path / str(len(token))
+        folder.mkdir()
+        files = vision_model(folder, token)
+        engine = LlamaCppEngine(
+            LlamaCppSettings(files.model, projector_path=files.projector, context_window=256, parallel=1)
+        )
+        if is_control:
+            with pytest.raises(EngineDead, match="wrong type"):
+                await engine.start()
+        else:
+            await engine.start()
+        await engine.close()
+
+
 async def test_pixels_and_their_order_decide_what_comes_and_nothing_else_does(engine: LlamaCppEngine) -> None:
     red, again = await fresh(engine, look(RED), "1"), await fresh(engine, look(RED), "2")
     assert red.token_ids == again.token_ids

@@ -24,17 +24,25 @@ class VisionModel(NamedTuple):
         return {"engine": "llamacpp", "model_path": str(self.model), "projector_path": str(self.projector)}
 
 
-def vision_model(folder: Path) -> VisionModel:
-    """Write the files into ``folder``; some 100 KB, the same bytes each time."""
+def vision_model(folder: Path, *more: str) -> VisionModel:
+    """Write the files into ``folder``; some 100 KB, the same bytes each time.
+
+    Args:
+        more: Further tokens, of text by their type.
+    """
     made = VisionModel(folder / "vision.gguf", folder / "mmproj.gguf")
-    write_model(made.model, _vocabulary())
+    write_model(made.model, _vocabulary(*more))
     write_projector(made.projector)
     return made
 
 
-def _vocabulary() -> dict[str, Value]:
+def _vocabulary(*more: str) -> dict[str, Value]:
     """Bytes, two pairs of them, and markers."""
-    tokens = [*MARKERS.items(), *((character, 1) for character in byte_pair_alphabet()), ("he", 1), ("ll", 1)]
+    tokens = [
+        *MARKERS.items(),
+        *((character, 1) for character in byte_pair_alphabet()),
+        *((text, 1) for text in ("he", "ll", *more)),
+    ]
     template = next(case.source for case in CASES if case.name == "chatml")
     return {
         "llama.context_length": 4096,

@@ -121,9 +121,8 @@ class LlamaCppEngine:
             threads=settings.threads,
         )
         self._tokenizer = tokenizer
-        bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        if settings.projector_path is not None and self._server.tokenize("", as_prompt=True) != bos:
-            raise EngineDead("llama.cpp puts more around the model's texts than BOS")
+        if settings.projector_path is not None:
+            _check_texts(self._server, tokenizer)
 
     def _alive_server(self) -> LlamaServer:
         if self._server is None:
@@ -231,6 +230,21 @@ class LlamaCppEngine:
         server, self._server = self._server, None
         if server is not None:
             await asyncio.to_thread(server.close)
+
+
+def _check_texts(server: LlamaServer, tokenizer: LlamaCppTokenizer) -> None:
+    """Check that llama.cpp's way from text to tokens, which prompts with images take, is the one that we know.
+
+    Raises:
+        EngineDead: it puts more around a text than BOS; or it takes for control tokens what the file says is text, as
+            it does with some well-known names: content could spell them.
+    """
+    if server.tokenize("", as_prompt=True) != ([] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]):
+        raise EngineDead("llama.cpp puts more around the model's texts than BOS")
+    tags = "\n".join(tokenizer.tags)
+    parsed = set(server.tokenize(tags, parse_special=True)).difference(server.tokenize(tags))
+    if forgeable := parsed.difference(tokenizer.markers.values()):
+        raise EngineDead(f"the model file has the wrong type for control tokens: {sorted(forgeable)}")
 
 
 class _Wakeups:

@@ -18,6 +18,8 @@ _BOS_TOKEN_ID = "tokenizer.ggml.bos_token_id"
 _ADD_BOS_TOKEN = "tokenizer.ggml.add_bos_token"
 _EOS_TOKEN_IDS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 
+_TAG = re.compile(r".?[<\[]\S+[>\]]")
+
 _UNMERGED = "\x01"
 
 _BYTE_PAIRS = "gpt2"
@@ -74,6 +76,8 @@ class LlamaCppTokenizer:
             for token_id, (text, type_) in enumerate(zip(texts, types, strict=True))
             if type_ in added and text.strip()  # some vocabularies add runs of spaces: they are text
         }
+        self.tags = [text for text in texts if _TAG.fullmatch(text) and text not in self._markers]
+        """Tokens that look like markers, and are none by their type."""
         self._eos_token_ids = _eos_token_ids(metadata, self._markers)
         # what llama.cpp would make a marker of even in plain text; the longest first
         words = sorted((text for text, id_ in self._markers.items() if self._bytes[id_]), key=len, reverse=True)
