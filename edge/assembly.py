@@ -83,8 +83,10 @@ async def open_parts(settings: EdgeSettings) -> AsyncGenerator[Parts, None]:
         opener = Opener(preparer, pool, health.check)
         runs = Runs(settings, pool, sealer)
         sweeper = Sweeper(commands, holder=holder, lease_ms=lease_ms)
-        runner = JobRunner(settings, queue, event_log, subscriber, sweeper, runs, pool, holder=holder)
-        logged = LoggedResponses(settings, opener, runs, runner, store, queue, event_log, idempotency, subscriber)
+        runner = JobRunner(settings, queue, event_log, subscriber, sweeper, runs, pool, limiter, holder=holder)
+        logged = LoggedResponses(
+            settings, opener, runs, runner, store, queue, event_log, idempotency, subscriber, limiter
+        )
         core = Core(settings, pool, store, health, preparer, opener, runs, logged, sealer, ping_store=commands.ping)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         for work in (pool.run(), runner.run(), limiter.run(), authenticator.watch(), policies.watch()):

@@ -108,7 +108,7 @@ class Core:
                 yield run
             return
         with self._place():
-            accepted = await self._logged.accept(owner, params, idempotency)
+            accepted = await self._logged.accept(owner, params, idempotency, request_id=request_id)
             reader = await self._logged.follow(owner, accepted.response.id)
             reader.warnings.extend(accepted.warnings)
             yield reader
@@ -148,11 +148,16 @@ class Core:
                 _log_end(run, request_id, started_at)
 
     async def accept(
-        self, owner: str, params: response_pb2.ResponseParams, *, idempotency: Idempotency | None = None
+        self,
+        owner: str,
+        params: response_pb2.ResponseParams,
+        *,
+        request_id: str,
+        idempotency: Idempotency | None = None,
     ) -> Accepted:
         """Accept a background response, which will end whatever single process dies; as ``LoggedResponses.accept``."""
         with self._place():
-            return await self._logged.accept(owner, params, idempotency)
+            return await self._logged.accept(owner, params, idempotency, request_id=request_id)
 
     @asynccontextmanager
     async def follow(self, owner: str, response_id: str, *, starting_after: int) -> AsyncGenerator[Answer, None]:

@@ -6,6 +6,7 @@ decides who may write (``store.jobs``); here is what a holder does with that rig
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final, Never
 
 from antiphon.errors import ApiError, reason_name
@@ -15,6 +16,7 @@ from antiphon.store.v1.job_pb2 import JobRequest
 from antiphon.store.v1.record_pb2 import ResponseRecord
 from edge.event_messages import replay
 from edge.events import ResponseEvents
+from edge.limits import Limiter
 from edge.log_writer import LogWriter
 from edge.run import ResponseRun
 from edge.runs import Runs, keep_nothing
@@ -50,6 +52,8 @@ class LoggedRun(ResponseRun):
     """Set before it runs."""
     record: ResponseRecord
     """Of the response, as it was accepted. Set before it runs."""
+    leave: Callable[[], None]
+    """Gives back the place that it has among those that its owner runs. Set before it runs."""
 
     async def _end(self, now: int) -> None:
         if self.error is None and self.response.ByteSize() > _MAX_RESPONSE_BYTES:
@@ -59,6 +63,7 @@ class LoggedRun(ResponseRun):
             del self.response.output[:]
         self._end_events()
         self.record.response.CopyFrom(self.response)
+        self.leave()
         await self.writer.finish(self.record)
 
 
@@ -98,6 +103,7 @@ class JobRunner:
         sweeper: Of this process.
         runs: Makes runs.
         pool: Connected workers: a job is claimed when one of them has room.
+        limiter: Counts what owners run.
         holder: The name of this process in the queue.
     """
 
@@ -110,6 +116,7 @@ class JobRunner:
         sweeper: Sweeper,
         runs: Runs,
         pool: WorkerPool,
+        limiter: Limiter,
         *,
         holder: str,
     ) -> None:
@@ -120,6 +127,7 @@ class JobRunner:
         self._sweeper = sweeper
         self._runs = runs
         self._pool = pool
+        self._limiter = limiter
         self._holder = holder
         self._jobs: dict[str, _Job] = {}
         self._wake = Signal()
@@ -195,7 +203,8 @@ class JobRunner:
         """Run a job to its end, to its loss, or until it is put off."""
         lease = job.lease
         try:
-            await self._run_held(job)
+            with self._limiter.held(lease.owner, str(lease.response_id)) as leave:
+                await self._run_held(job, leave)
         except* LeaseLost:
             log.warning("job lost", extra={"response_id": str(lease.response_id), "fence": lease.fence})
         except* Exception:
@@ -206,13 +215,13 @@ class JobRunner:
                 del self._jobs[lease.entry]
             self._wake.set()
 
-    async def _run_held(self, job: _Job) -> None:
+    async def _run_held(self, job: _Job, leave: Callable[[], None]) -> None:
         held = job.held
         request = JobRequest.FromString(decompress(held.request, max_bytes=MAX_REQUEST_BYTES))
         events = self._runs.events(held.lease.owner, held.record.response, input_items=len(held.record.input))
         await self._restore(held.lease, events)
         run = self._runs.run(events, request.generation, request.routing_key, keep_nothing, LoggedRun)
-        run.record = held.record
+        run.record, run.leave = held.record, leave
         run.writer = LogWriter(
             self._log,
             held.lease,

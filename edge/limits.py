@@ -8,8 +8,8 @@ rate is not counted until the store is back.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
@@ -149,8 +149,42 @@ class Limiter:
         try:
             yield headers
         finally:
-            _discard(self._running, owner, {request_id})
-            self._leave(owner, request_id)
+            self._give_back(owner, request_id)
+
+    @asynccontextmanager
+    async def handed_over(self, owner: str, request_id: str, response_id: str) -> AsyncGenerator[None, None]:
+        """The block creates a job, which takes over the place of the request that asked for it.
+
+        It is kept for one lease at most until the job runs somewhere.
+
+        Raises:
+            ApiError: STORE_UNAVAILABLE.
+        """
+        if request_id not in self._running.get(owner, ()):  # there are no limits
+            yield
+            return
+        try:
+            await self._store.vouch({owner: [response_id]})  # before it can run, and end
+            self._give_back(owner, request_id)
+            yield
+        except BaseException:
+            self._leave(owner, response_id)
+            raise
+
+    @contextmanager
+    def held(self, owner: str, response_id: str) -> Iterator[Callable[[], None]]:
+        """Hold the place of a job as long as the block runs it. It is never refused: its request was let in.
+
+        Yields what gives the place back early: before its end can be read, so that who waits for that is let in.
+        """
+        if self._limits(owner) == Limits():
+            yield lambda: None
+            return
+        _add(self._running, owner, response_id)
+        try:
+            yield lambda: self._give_back(owner, response_id)
+        finally:
+            self._give_back(owner, response_id)
 
     async def run(self) -> None:
         """Tell the store of places that are held, and of those that are not any more, until cancelled."""
@@ -209,6 +243,11 @@ class Limiter:
             if isinstance(error, ApiError):
                 raise
             raise _store_down() from None
+
+    def _give_back(self, owner: str, request_id: str) -> None:
+        if request_id in self._running.get(owner, ()):
+            _discard(self._running, owner, {request_id})
+            self._leave(owner, request_id)
 
     def _leave(self, owner: str, request_id: str) -> None:
         _add(self._leaving, owner, request_id)

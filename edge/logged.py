@@ -17,7 +17,7 @@ from antiphon.store.v1.record_pb2 import ResponseRecord
 from edge.event_messages import to_batch
 from edge.events import QUEUED, TERMINAL_STATUSES
 from edge.jobs import MAX_REQUEST_BYTES, JobRunner
-from edge.limits import is_stored
+from edge.limits import Limiter, is_stored
 from edge.log_reader import LogReader
 from edge.opening import Opener, Opening
 from edge.runs import Runs
@@ -73,6 +73,7 @@ class LoggedResponses:
         log: EventLog,
         idempotency: IdempotencyStore,
         subscriber: Subscriber,
+        limiter: Limiter,
     ) -> None:
         self._settings = settings
         self._opener = opener
@@ -83,11 +84,20 @@ class LoggedResponses:
         self._log = log
         self._idempotency = idempotency
         self._subscriber = subscriber
+        self._limiter = limiter
 
     async def accept(
-        self, owner: str, params: response_pb2.ResponseParams, idempotency: Idempotency | None = None
+        self,
+        owner: str,
+        params: response_pb2.ResponseParams,
+        idempotency: Idempotency | None = None,
+        *,
+        request_id: str,
     ) -> Accepted:
         """Make a response that will end, or find the one that this request made before.
+
+        Args:
+            request_id: Whose place among those that the owner runs goes to the new response.
 
         Raises:
             ApiError: the request is invalid, or cannot be served now; IDEMPOTENCY_KEY_REUSED.
@@ -95,7 +105,7 @@ class LoggedResponses:
         previous = ids.parse_response_id(params.previous_response_id)
         response_id = ids.new_response_id(previous)
         if idempotency is None:
-            return await self._create(owner, params, response_id, has_key=False)
+            return await self._create(owner, params, response_id, request_id, has_key=False)
         if not is_stored(params):
             message = "A request with an Idempotency-Key must be stored: it requires 'store' to be true."
             raise ApiError(ErrorReason.ERROR_REASON_INVALID_VALUE, message, "store")
@@ -104,7 +114,7 @@ class LoggedResponses:
             record = await self.get(owner, existing)
             return Accepted(record.response, [])
         try:
-            accepted = await self._create(owner, params, response_id, has_key=True)
+            accepted = await self._create(owner, params, response_id, request_id, has_key=True)
         except BaseException:
             await asyncio.shield(self._idempotency.release(owner, idempotency.key, str(response_id)))
             raise
@@ -188,7 +198,13 @@ class LoggedResponses:
         await self._runner.hand_over()
 
     async def _create(
-        self, owner: str, params: response_pb2.ResponseParams, response_id: ids.ResponseId, *, has_key: bool
+        self,
+        owner: str,
+        params: response_pb2.ResponseParams,
+        response_id: ids.ResponseId,
+        request_id: str,
+        *,
+        has_key: bool,
     ) -> Accepted:
         opening = await self._opener.open(owner, params, response_id=response_id)
         await self._opener.check(opening)
@@ -198,13 +214,14 @@ class LoggedResponses:
         events.open(QUEUED)
         record.response.status = QUEUED
         first_events = to_batch(events, start=0, tokens=0)
-        if params.background:
-            tier = opening.record.response.params.service_tier
-            await self._queue.enqueue(owner, record, tier=tier, request=request, first_events=first_events)
-        else:
-            held = await self._queue.create_held(owner, record, request=request, first_events=first_events)
-            if held is not None:
-                self._runner.hold(held)
+        async with self._limiter.handed_over(owner, request_id, str(response_id)):
+            if params.background:
+                tier = opening.record.response.params.service_tier
+                await self._queue.enqueue(owner, record, tier=tier, request=request, first_events=first_events)
+            else:
+                held = await self._queue.create_held(owner, record, request=request, first_events=first_events)
+                if held is not None:
+                    self._runner.hold(held)
         return Accepted(events.response, list(opening.warnings))
 
     async def _reserve(self, owner: str, idempotency: Idempotency, response_id: str) -> str | None:

@@ -22,6 +22,7 @@ LOOPBACK = "127.0.0.1"
 _POLL_INTERVAL_S = 0.1
 _PROBE_TIMEOUT_S = 5.0
 _MAX_PROBE_BYTES = 65_536
+_KEY_SETTINGS = ("EDGE_API_KEYS", "EDGE_API_KEYS_FILE")
 _VALKEY_TIMEOUT_S = 60.0
 """Reading a large append-only file takes a while, but the socket is there before that."""
 
@@ -131,7 +132,8 @@ async def _run(
             report(f"logs     {state.logs}")
             report("starting; the first answer needs the model in memory")
             await _until_ready(addresses.http, options.ready_timeout_s, logs=state.logs)
-            report(_welcome(addresses, model, seconds=time.monotonic() - began_at))
+            has_keys = any(environ.get(name) for name in _KEY_SETTINGS)
+            report(_welcome(addresses, model, seconds=time.monotonic() - began_at, has_keys=has_keys))
             await asyncio.Event().wait()
     except asyncio.CancelledError:
         if not stop_asked or run.uncancel() > 0:
@@ -242,17 +244,18 @@ async def _get(http: str, path: str) -> tuple[int, str]:
     return int(rest[:3]), body.strip()
 
 
-def _welcome(addresses: _Addresses, model: Model, *, seconds: float) -> str:
+def _welcome(addresses: _Addresses, model: Model, *, seconds: float, has_keys: bool) -> str:
+    key, bearer = ("YOUR_KEY", " -H 'Authorization: Bearer YOUR_KEY'") if has_keys else ("none", "")
     target = urlsplit(f"//{addresses.http}")
     base_url = f"http://{address(reachable_host(target.hostname or ''), target.port or 0)}"
     lines = f"""
         Antiphon is ready after {seconds:.1f} s: {base_url}
 
-        curl {base_url}/v1/responses -H 'Content-Type: application/json' \\
+        curl {base_url}/v1/responses -H 'Content-Type: application/json'{bearer} \\
           -d '{{"model": "{model.name}", "input": "Why is the sky blue?"}}'
 
         from openai import OpenAI
-        client = OpenAI(base_url="{base_url}/v1", api_key="none")
+        client = OpenAI(base_url="{base_url}/v1", api_key="{key}")
         print(client.responses.create(model="{model.name}", input="Why is the sky blue?").output_text)
 
         gRPC: {addresses.grpc} (antiphon.responses.v1.ResponsesService);

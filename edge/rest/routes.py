@@ -52,7 +52,7 @@ async def create_response(request: web.Request) -> web.StreamResponse:
     idempotency = await parse_idempotency(request)
     async with _admitted(request, is_stored=is_stored(create.params)):
         if create.params.background and not create.stream:
-            accepted = await core.accept(owner, create.params, idempotency=idempotency)
+            accepted = await core.accept(owner, create.params, request_id=request[REQUEST_ID], idempotency=idempotency)
             headers = _warning_headers(create.warnings + accepted.warnings)
             return _json(codec.encode_response(accepted.response), headers)
         async with core.respond(

@@ -43,8 +43,11 @@ class ResponsesServicer(ResponsesServiceServicer):
         async with answer_errors(context):
             if request.params.background:
                 idempotency = _idempotency(request.params, context)
-                async with self._admitted(context, _new_request_id(), is_stored=True) as owner:
-                    accepted = await self._core.accept(owner, request.params, idempotency=idempotency)
+                request_id = _new_request_id()
+                async with self._admitted(context, request_id, is_stored=True) as owner:
+                    accepted = await self._core.accept(
+                        owner, request.params, request_id=request_id, idempotency=idempotency
+                    )
                 _tell(context, accepted.warnings)
                 return pb.CreateResponseResponse(response=accepted.response)
             async with self._respond(request.params, context) as answer:

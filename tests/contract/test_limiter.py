@@ -65,6 +65,34 @@ async def test_a_place_is_held_beyond_its_lease_and_comes_back_when_its_process_
                 pass
 
 
+async def test_a_background_response_is_counted_from_its_creation_to_its_end(valkey: ValkeyServer) -> None:
+    limits = Limits(max_running=1)
+    async with limiter_of(valkey, limits) as (creator, store), limiter_of(valkey, limits) as (runner, _):
+
+        async def counts(running: int) -> None:
+            async with asyncio.timeout(5):
+                while (await store.usage("background")).running != running:
+                    pass
+
+        async with creator.admitted("background", "req_1", is_stored=True):
+            async with creator.handed_over("background", "req_1", "resp_1"):
+                pass
+            await counts(1)
+        await counts(1)
+        with runner.held("background", "resp_1"):
+            loop = asyncio.get_running_loop()
+            beyond = loop.time() + 1.5 * LEASE_MS / 1000
+            while loop.time() < beyond:
+                assert (await store.usage("background")).running == 1
+                assert not await is_admitted(creator, "background")
+        await counts(0)
+        async with creator.admitted("background", "req_2", is_stored=True):
+            with pytest.raises(ValueError, match="not created"):
+                async with creator.handed_over("background", "req_2", "resp_2"):
+                    raise ValueError("not created")
+        await counts(0)
+
+
 async def test_refused_requests_never_take_a_place_however_many_come(valkey: ValkeyServer) -> None:
     async with limiter_of(valkey, Limits(max_running=1)) as (limiter, store):
         async with limiter.admitted("flooded", "held", is_stored=False):

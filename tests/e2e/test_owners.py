@@ -150,8 +150,7 @@ async def test_openais_client_and_a_browsers_websocket_bring_the_key(owners: Own
 async def test_another_owners_ids_answer_exactly_like_absent_ones(
     owners: OwnersEdge, alice: Client, bob: Client
 ) -> None:
-    created = await alice.create(**SAY)
-    gone = await alice.create(**SAY)
+    created, gone = await ended_in_background(alice), await ended_in_background(alice)
     assert (await alice.call("DELETE", f"/v1/responses/{gone['id']}")).status == 200
     absent = {gone["id"]: created["id"], gone["output"][0]["id"]: created["output"][0]["id"]}
 
@@ -167,6 +166,8 @@ async def test_another_owners_ids_answer_exactly_like_absent_ones(
         for method, path, body in (
             ("GET", f"/v1/responses/{response_id}", None),
             ("GET", f"/v1/responses/{response_id}?stream=true", None),
+            ("GET", f"/v1/responses/{response_id}/input_items", None),
+            ("POST", f"/v1/responses/{response_id}/cancel", None),
             ("DELETE", f"/v1/responses/{response_id}", None),
             ("POST", "/v1/responses", SAY | {"previous_response_id": response_id}),
             ("POST", "/v1/responses", SAY | {"previous_response_id": response_id, "store": False, "stream": True}),
@@ -186,6 +187,9 @@ async def test_another_owners_ids_answer_exactly_like_absent_ones(
             for call in (
                 stub.GetResponse(pb.GetResponseRequest(response_id=response_id)),
                 stub.DeleteResponse(pb.DeleteResponseRequest(response_id=response_id)),
+                stub.CancelResponse(pb.CancelResponseRequest(response_id=response_id)),
+                stub.ListInputItems(pb.ListInputItemsRequest(response_id=response_id)),
+                stub.ResumeResponse(pb.ResumeResponseRequest(response_id=response_id)).read(),
                 stub.CreateResponse(pb.CreateResponseRequest(params=params(previous_response_id=response_id))),
             ):
                 said = await failure(call)
@@ -197,6 +201,16 @@ async def test_another_owners_ids_answer_exactly_like_absent_ones(
     assert foreign == [(status, renamed(body), names) for status, body, names in missing]
     assert all(status >= 400 or not names for status, _, names in foreign)
     assert (await alice.call("GET", f"/v1/responses/{created['id']}")).body == created
+
+
+async def ended_in_background(client: Client) -> dict[str, Any]:
+    """A response that has ended, whose events are still kept."""
+    accepted = await client.create(**SAY, background=True)
+    path = f"/v1/responses/{accepted['id']}"
+    async with client.session.get(path, params={"stream": "true"}) as events:
+        assert "response.completed" in await events.text()
+    response: dict[str, Any] = (await client.call("GET", path)).body
+    return response
 
 
 async def test_encrypted_content_opens_for_its_owner_alone(alice: Client, bob: Client) -> None:
@@ -265,6 +279,20 @@ async def test_only_so_many_run_at_once_and_who_waits_for_the_end_is_let_in(owne
             call = stub.CreateResponse(pb.CreateResponseRequest(params=params()))
             await call
             assert dict(await call.initial_metadata())["x-ratelimit-limit-requests"] == "6000"
+
+
+async def test_a_background_response_has_one_place_until_its_end(owners: OwnersEdge) -> None:
+    async with client_for(owners, "single") as client:
+        held = await client.create(**HOLD | {"background": True, "store": True})
+        assert (await post(client)).status == 429
+        assert (await post(client, background=True)).status == 429
+        await client.call("POST", f"/v1/responses/{held['id']}/cancel")
+        await until(lambda: is_let_in(client))
+        for number in range(10):
+            answer = await client.call(
+                "POST", "/v1/responses", json=SAY, headers={"Idempotency-Key": f"one place {number}"}
+            )
+            assert (answer.status, answer.body["status"]) == (200, "completed")
 
 
 async def is_let_in(client: Client) -> bool:
