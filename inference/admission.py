@@ -3,7 +3,7 @@
 import asyncio
 import heapq
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
@@ -47,9 +47,15 @@ class Admission:
     """At most ``capacity`` generations run, at most ``max_waiting`` more wait or are being prepared.
 
     Priority goes before default, and default before flex; equals in the order of their arrival.
+
+    Args:
+        kv_cache_usage: What the engine says of it.
     """
 
-    def __init__(self, *, capacity: int, max_waiting: int) -> None:
+    def __init__(
+        self, *, capacity: int, max_waiting: int, kv_cache_usage: Callable[[], float | None] = lambda: None
+    ) -> None:
+        self._kv_cache_usage = kv_cache_usage
         self.capacity = capacity
         self._max_waiting = max_waiting
         self._entered = 0
@@ -75,6 +81,7 @@ class Admission:
             waiting=self._entered - self._running,
             capacity=self.capacity,
             draining=self.is_draining,
+            kv_cache_usage=self._kv_cache_usage(),
         )
 
     @contextmanager

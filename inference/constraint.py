@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from antiphon.errors import ApiError
 from antiphon.inference.v1.inference_pb2 import GenerateRequest
+from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.response_pb2 import TextFormat
 from antiphon.responses.v1.tool_pb2 import FunctionTool
 from inference.grammar import Grammar
@@ -46,6 +47,20 @@ def constraint(
     ]
     text_format = request.text.format.SerializeToString(deterministic=True)
     return _grammar(text_format, tuple(functions), rules, tool_format, knows_calls, max_string)
+
+
+def check_size(grammar: str | None, most: int | None, request: GenerateRequest) -> None:
+    """Refuse a grammar that is larger than an engine takes.
+
+    Raises:
+        ApiError: INVALID_JSON_SCHEMA.
+    """
+    if grammar is not None and most is not None and len(grammar) > most:
+        raise ApiError(
+            ErrorReason.ERROR_REASON_INVALID_JSON_SCHEMA,
+            "The schemas of the request are together too large to be enforced by this model.",
+            "tools" if has_free_text(request) else "text.format.schema",
+        )
 
 
 def has_free_text(request: GenerateRequest) -> bool:

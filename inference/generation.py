@@ -14,8 +14,8 @@ from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.responses.v1 import response_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from inference.admission import Admission
-from inference.constraint import constraint, has_free_text
-from inference.engines.base import Engine, EngineDead, EngineError, Step
+from inference.constraint import check_size, constraint, has_free_text
+from inference.engines.base import Engine, EngineError, Step
 from inference.output import Delta, Output, OutputEvent
 from inference.params import TokenLimit, check_request, sampling_params, token_limit
 from inference.parsing.base import OutputParser
@@ -62,8 +62,6 @@ class Generations:
     ) -> None:
         self.model = model
         self.admission = admission
-        self.engine_died = asyncio.Event()
-        """The engine is beyond repair."""
         self._engine = engine
         self._prompts = prompts
         self._min_p = min_p
@@ -114,8 +112,6 @@ class Generations:
 
     def _engine_failed(self, request: pb.GenerateRequest, error: EngineError) -> ApiError:
         log.error("engine failed", extra={"request_id": request.request_id, "error": str(error)})
-        if isinstance(error, EngineDead):
-            self.engine_died.set()
         return ApiError(ErrorReason.ERROR_REASON_ENGINE_FAILED, "The model failed to generate.")
 
     async def _run(self, request: pb.GenerateRequest, report: "_Report") -> AsyncGenerator[GenerationEvent, None]:
@@ -246,7 +242,9 @@ class Generations:
         if not self._engine.info.capabilities.grammar:
             return None
         max_string = None if self._prompts.has_native_tools else _MAX_UNTRAINED_STRING
-        return constraint(job.request, job.rules, self._prompts.tool_format, max_string=max_string)
+        grammar = constraint(job.request, job.rules, self._prompts.tool_format, max_string=max_string)
+        check_size(grammar, self._engine.info.capabilities.max_grammar_chars, job.request)
+        return grammar
 
     def _has_choice(self, job: "_Job") -> bool:
         """Whether it is for us to find out if the model wants to call, and what."""

@@ -39,7 +39,11 @@ class WorkerServer:
 
     def __init__(self, engine: Engine, settings: InferenceSettings) -> None:
         self._settings = settings
-        self.admission = Admission(capacity=engine.info.capacity, max_waiting=settings.max_waiting)
+        self.admission = Admission(
+            capacity=engine.info.capacity,
+            max_waiting=settings.max_waiting,
+            kv_cache_usage=lambda: engine.kv_cache_usage,
+        )
         chat_template = _chat_template(engine, settings)
         prompts = PromptBuilder(
             engine.tokenizer,

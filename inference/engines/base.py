@@ -1,5 +1,6 @@
 """The protocol that every engine follows. ``tests/contract/test_engines.py`` holds all of them to it."""
 
+import asyncio
 import enum
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class Capabilities:
     seed: bool = False
     max_top_logprobs: int = 0
     grammar: bool = False
+    max_grammar_chars: int | None = None
+    """Of the text of one grammar; None: any number."""
     grammar_resume: bool = False
     scoring: bool = False
     """``SamplingParams.forced_token_ids`` are honoured."""
@@ -133,7 +136,7 @@ class Engine(Protocol):
     """Token ids in, or text and images; token ids out. For one model.
 
     An engine knows nothing of chat templates, text, stop strings or queues: the caller renders, decodes, and starts at
-    most ``info.capacity`` generations at once.
+    most ``info.capacity`` generations at once. A generation that asks for what the engine is not capable of fails.
     """
 
     @property
@@ -145,6 +148,16 @@ class Engine(Protocol):
     @property
     def chat_template(self) -> str:
         """The model's own Jinja chat template."""
+        ...
+
+    @property
+    def died(self) -> asyncio.Event:
+        """Set when the engine is beyond repair, or closed, whether a generation runs then or not."""
+        ...
+
+    @property
+    def kv_cache_usage(self) -> float | None:
+        """The share of the KV cache that generations hold, 0 to 1; None: unknown."""
         ...
 
     async def start(self) -> None:

@@ -302,7 +302,7 @@ async def test_a_generation_that_the_engine_fails_leaves_the_others_alone(worker
     assert error.reason == ErrorReason.ERROR_REASON_ENGINE_FAILED
     assert "secret" not in error.message
     assert text_of([message async for message in other]) == "onetwo"
-    assert not worker.server.generations.engine_died.is_set()
+    assert not worker.engine.died.is_set()
 
 
 async def test_a_dead_engine_fails_every_generation_and_is_noticed(worker: InProcessWorker) -> None:
@@ -311,7 +311,7 @@ async def test_a_dead_engine_fails_every_generation_and_is_noticed(worker: InPro
         await until(lambda: worker.engine.running == 3)
         errors = [await refused(worker, script("die")), *[await task for task in holding]]
     assert {error.reason for error in errors} == {ErrorReason.ERROR_REASON_ENGINE_FAILED}
-    assert worker.server.generations.engine_died.is_set()
+    assert worker.engine.died.is_set()
 
 
 async def test_one_line_is_logged_for_each_generation_without_prompt_or_output(

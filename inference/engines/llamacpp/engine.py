@@ -85,6 +85,7 @@ class LlamaCppEngine:
         self._slots = Slots(settings.parallel)
         self._running: dict[Generation, asyncio.Event] = {}
         self._idle = asyncio.Event()
+        self._died = asyncio.Event()
         self._dead: str | None = "the engine has not started"
         self._server: LlamaServer | None = None
         self._tokenizer: LlamaCppTokenizer | None = None
@@ -101,6 +102,14 @@ class LlamaCppEngine:
     @property
     def chat_template(self) -> str:
         return self.tokenizer.chat_template
+
+    @property
+    def died(self) -> asyncio.Event:
+        return self._died
+
+    @property
+    def kv_cache_usage(self) -> None:
+        return None
 
     async def start(self) -> None:
         """As ``Engine.start``. xllamacpp loads under the interpreter's lock: the event loop stands still meanwhile."""
@@ -206,6 +215,7 @@ class LlamaCppEngine:
 
     def _die(self, reason: str) -> None:
         self._dead = self._dead or reason
+        self._died.set()
         for arrived in self._running.values():
             arrived.set()
 

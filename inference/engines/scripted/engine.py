@@ -87,6 +87,14 @@ class ScriptedEngine:
         return CHAT_TEMPLATE
 
     @property
+    def died(self) -> asyncio.Event:
+        return self._died
+
+    @property
+    def kv_cache_usage(self) -> None:
+        return None
+
+    @property
     def running(self) -> int:
         """Generations that have begun and not ended."""
         return self._running
