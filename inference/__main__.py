@@ -24,7 +24,7 @@ log = logging.getLogger("inference")
 
 _REPORT_DEATH_S = 2.0
 """How long failures may take to reach their callers once the engine has died."""
-_CLOSE_S = 10.0
+_CLOSE_S = 30.0
 """How long an engine may take to stop."""
 
 
@@ -55,7 +55,7 @@ def create_engine(settings: InferenceSettings) -> Engine:
     """The engine that the settings name, not started.
 
     Raises:
-        ValueError: it cannot do what a setting asks for.
+        ValueError: it cannot do what a setting asks for, or a setting of its own is wrong.
     """
     engine = _create_engine(settings)
     if settings.end_bias and not engine.info.capabilities.end_bias:
@@ -76,6 +76,18 @@ def _create_engine(settings: InferenceSettings) -> Engine:
                     context_window=settings.context_window,
                     parallel=settings.parallel,
                     threads=settings.threads or max(1, (os.cpu_count() or 1) // 2),
+                )
+            )
+        case "trtllm":
+            from inference.engines.trtllm.engine import TrtllmEngine, TrtllmSettings
+            from inference.engines.trtllm.options import read_options
+
+            return TrtllmEngine(
+                TrtllmSettings(
+                    model_path=Path(settings.model_path),
+                    context_window=settings.context_window,
+                    parallel=settings.parallel,
+                    options=read_options(Path(settings.engine_settings) if settings.engine_settings else None),
                 )
             )
         case "scripted":
@@ -104,7 +116,7 @@ async def run(settings: InferenceSettings, engine: Engine) -> int:
     gc.freeze()  # what lives now lives for good: the collector need not look at it again
     log.info("serving", extra={"address": address, "model": settings.model_name, "engine": engine.info.engine})
 
-    died = server.generations.engine_died
+    died = engine.died
     cause = await _first(stop=stop.wait(), died=died.wait())
     log.info("draining", extra={"cause": cause})
     if cause == "stop":

@@ -19,8 +19,9 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     variable            default            meaning
     =================== ================== =================================================================
     LISTEN              127.0.0.1:50061    host:port (0: any free port) or unix:PATH
-    ENGINE              llamacpp           llamacpp or scripted
-    MODEL_PATH          (empty)            the model's file; llamacpp needs it
+    ENGINE              llamacpp           llamacpp, trtllm or scripted
+    ENGINE_SETTINGS     (none)             path of a TOML file with more settings; only for trtllm
+    MODEL_PATH          (empty)            the model's file for llamacpp, its folder for trtllm
     PROJECTOR_PATH      (none)             the file with a vision model's eyes (mmproj); only for llamacpp
     MODEL_NAME          default            the name that requests use
     CHAT_TEMPLATE       (the model's own)  path of a Jinja chat template
@@ -28,7 +29,7 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     CONTEXT_WINDOW      8192               tokens of prompt and output together, per generation
     PARALLEL            4                  generations at once
     THREADS             half the cores     threads of the engine
-    MIN_P               0.05               leave out tokens less likely than this share of the likeliest; 0: none
+    MIN_P               0.05 (trtllm: 0)   leave out tokens less likely than this share of the likeliest; 0: none
     END_BIAS            0                  added to the logits of the tokens that end the turn; 0: none
     MAX_WAITING         256                generations that wait for their turn, or are being prepared
     MAX_REQUEST_BYTES   67108864           largest request, put together from its chunks
@@ -41,10 +42,12 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     listen: Annotated[str, Meta(pattern=r"^(unix:.+|[^/]+:[0-9]{1,5})$")] = "127.0.0.1:50061"
     """``host:port`` (port 0: any free one, named in the log) or ``unix:PATH``."""
-    engine: Literal["llamacpp", "scripted"] = "llamacpp"
+    engine: Literal["llamacpp", "trtllm", "scripted"] = "llamacpp"
     """Which engine runs the model."""
+    engine_settings: str = ""
+    """Path of a TOML file with more settings, as ``inference.engines.trtllm.options`` has them."""
     model_path: str = ""
-    """The model's file."""
+    """The model's GGUF file, or its Hugging Face folder for trtllm."""
     projector_path: str = ""
     """The file with a vision model's eyes, llama.cpp's ``mmproj``; empty: the model sees no images."""
     model_name: Annotated[str, Meta(min_length=1)] = "default"
@@ -62,7 +65,8 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Threads of the engine; 0: half the cores, at least one."""
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.05
     """Tokens with less than this share of the likeliest one's probability are never sampled. The API has no such
-    parameter and its default temperature is 1, at which small models talk nonsense, or without end, for want of it."""
+    parameter and its default temperature is 1, at which small models talk nonsense, or without end, for want of it.
+    0 for trtllm, which has no such thing."""
     end_bias: Annotated[float, Meta(ge=0, le=100)] = 0.0
     """Makes free text end sooner: the odds of a token that ends the turn are multiplied by e to this power at every
     place, and at temperature 0 it wins where it is behind by less. For models so small that they sometimes miss their
@@ -108,4 +112,16 @@ def read_settings(environ: Mapping[str, str]) -> InferenceSettings:
         raise ValueError(f"{PREFIX}MODEL_PATH: the llamacpp engine needs the path of a GGUF file")
     if settings.engine != "llamacpp" and settings.projector_path:
         raise ValueError(f"{PREFIX}PROJECTOR_PATH: the {settings.engine} engine has no use for a projector")
-    return settings
+    if settings.engine != "trtllm" and settings.engine_settings:
+        raise ValueError(f"{PREFIX}ENGINE_SETTINGS: the {settings.engine} engine has no settings file")
+    return _for_trtllm(settings, values) if settings.engine == "trtllm" else settings
+
+
+def _for_trtllm(settings: InferenceSettings, given: Mapping[str, str]) -> InferenceSettings:
+    if not settings.model_path:
+        raise ValueError(f"{PREFIX}MODEL_PATH: the trtllm engine needs the path of a Hugging Face model folder")
+    if "threads" in given:
+        raise ValueError(f"{PREFIX}THREADS: the trtllm engine has no threads of its own to set")
+    if "min_p" in given and settings.min_p != 0:
+        raise ValueError(f"{PREFIX}MIN_P: the trtllm engine has no min_p, only 0 is possible")
+    return msgspec.structs.replace(settings, min_p=0.0)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.engines.base import EngineDead, EngineError, EngineStop, SamplingParams, Step
-from tests.support.engines import CAPACITY, CONTEXT_WINDOW, GREEDY, Name, Subject, generate, started
+from tests.support.engines import CAPACITY, CONTEXT_WINDOW, GREEDY, NAMES, Name, Subject, generate, started
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -22,7 +22,7 @@ salts = (f"salt {n}" for n in itertools.count())
 """Fresh ones: a test of the cache starts from an empty one."""
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["scripted", "llamacpp"])
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=NAMES)
 async def subject(request: pytest.FixtureRequest) -> AsyncGenerator[Subject, None]:
     name: Name = request.param
     async with started(name) as subject:
@@ -61,8 +61,11 @@ async def test_greedy_generations_repeat(subject: Subject) -> None:
 
 
 async def test_a_seed_repeats_what_it_gave(subject: Subject) -> None:
-    assert subject.engine.info.capabilities.seed
     params = SamplingParams(max_tokens=16, seed=2**53 + 1, cache_salt=next(salts))
+    if not subject.engine.info.capabilities.seed:
+        with pytest.raises(EngineError):
+            await generate(subject.engine, subject.ending_turn(), params)
+        return
     first = await generate(subject.engine, subject.ending_turn(), params)
     second = await generate(subject.engine, subject.ending_turn(), replace(params, cache_salt=next(salts)))
     assert first.token_ids == second.token_ids
@@ -200,7 +203,13 @@ async def test_a_failed_generation_harms_no_other(subject: Subject) -> None:
     await generate(subject.engine, subject.repeating("one"))
 
 
-@pytest.mark.parametrize("name", ["scripted", "llamacpp"])
+async def test_an_engine_that_is_alive_says_so(subject: Subject) -> None:
+    assert not subject.engine.died.is_set()
+    usage = subject.engine.kv_cache_usage
+    assert usage is None or 0 <= usage <= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
 async def test_closing_the_engine_ends_running_generations_with_engine_dead(name: Name) -> None:
     async with started(name) as subject:
         running = [subject.engine.generate("test", subject.endless(), SamplingParams(900)) for _ in range(2)]
@@ -214,6 +223,7 @@ async def test_closing_the_engine_ends_running_generations_with_engine_dead(name
                     pass
         with pytest.raises(EngineDead):
             await generate(subject.engine, subject.endless())
+        assert subject.engine.died.is_set()
 
 
 async def test_everyday_text_survives_encoding_and_decoding(subject: Subject) -> None:

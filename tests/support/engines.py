@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from inference.engines.base import Engine, EnginePrompt, EngineStop, MixedPrompt, SamplingParams, TokenLogprob
 from inference.engines.llamacpp import LlamaCppEngine, LlamaCppSettings
 from inference.engines.scripted import ScriptedEngine, ScriptedSettings
 from tests.support.model import model_path
+from tests.support.trtllm import ENGINE_OPTIONS, trtllm_engine
 
-Name = Literal["scripted", "llamacpp"]
+Name = Literal["scripted", "llamacpp", "trtllm"]
+NAMES: tuple[Name, ...] = get_args(Name)
 CONTEXT_WINDOW = 1024
 CAPACITY = 4
 GREEDY = SamplingParams(max_tokens=8, temperature=0)
@@ -24,8 +26,13 @@ class Subject:
     name: Name
     engine: Engine
 
+    @property
+    def is_scripted(self) -> bool:
+        """It follows the script in its prompt; trtllm does too, as its model is a fake."""
+        return self.name != "llamacpp"
+
     def chat(self, text: str) -> list[int]:
-        """A prompt of one user message in the form that both engines' models know."""
+        """A prompt of one user message in the form that all engines' models know."""
         tokenizer = self.engine.tokenizer
         start, end = tokenizer.markers["<|im_start|>"], tokenizer.markers["<|im_end|>"]
         message = [start, *tokenizer.encode(f"user\n{text}"), end]
@@ -37,43 +44,49 @@ class Subject:
 
     def ending_turn(self) -> list[int]:
         """After which the turn ends within 100 tokens, greedily."""
-        return self.chat("script:\nsay Hello world." if self.name == "scripted" else "Say hi.")
+        return self.chat("script:\nsay Hello world." if self.is_scripted else "Say hi.")
 
     def endless(self) -> list[int]:
         """After which hundreds of tokens come, one at a time."""
-        return self.chat("script:\npace 100\ntokens 1000") if self.name == "scripted" else self.repeating("one")
+        return self.chat("script:\npace 100\ntokens 1000") if self.is_scripted else self.repeating("one")
 
     def long_prefill(self, tokens: int) -> list[int]:
         """Of so many tokens, that take seconds before the first one comes; then at least three do."""
         tokenizer = self.engine.tokenizer
         filler = tokenizer.encode(" one")
-        if self.name == "llamacpp":
-            return filler * tokens
+        if not self.is_scripted:
+            return (filler * tokens)[:tokens]
         script = self.chat("script:\nprefill 200\nsay one one one one")
         markers = [tokenizer.markers["<|im_start|>"], tokenizer.markers["<|im_end|>"]]
-        return [markers[0], *filler * (tokens - len(script) - len(markers)), markers[1], *script]
+        room = tokens - len(script) - len(markers)
+        return [markers[0], *(filler * room)[:room], markers[1], *script]
 
     def failing(self) -> list[int]:
         """After which this generation fails, and the engine does not."""
-        return self.chat("script:\nfail") if self.name == "scripted" else [2**31 - 1]
+        return self.chat("script:\nfail") if self.is_scripted else [2**31 - 1]
 
 
 @asynccontextmanager
 async def started(name: Name) -> AsyncGenerator[Subject, None]:
     """An engine with small limits."""
-    engine: Engine
-    match name:
-        case "scripted":
-            engine = ScriptedEngine(ScriptedSettings(context_window=CONTEXT_WINDOW, parallel=CAPACITY))
-        case "llamacpp":
-            engine = LlamaCppEngine(
-                LlamaCppSettings(model_path(), context_window=CONTEXT_WINDOW, parallel=CAPACITY, threads=1)
-            )
-    await engine.start()
-    try:
-        yield Subject(name, engine)
-    finally:
-        await engine.close()
+    with ExitStack() as resources:
+        engine: Engine
+        match name:
+            case "scripted":
+                engine = ScriptedEngine(ScriptedSettings(context_window=CONTEXT_WINDOW, parallel=CAPACITY))
+            case "llamacpp":
+                engine = LlamaCppEngine(
+                    LlamaCppSettings(model_path(), context_window=CONTEXT_WINDOW, parallel=CAPACITY, threads=1)
+                )
+            case "trtllm":
+                engine = resources.enter_context(
+                    trtllm_engine(context_window=CONTEXT_WINDOW, parallel=CAPACITY, **ENGINE_OPTIONS)
+                )
+        await engine.start()
+        try:
+            yield Subject(name, engine)
+        finally:
+            await engine.close()
 
 
 @dataclass(frozen=True, slots=True)
