@@ -150,7 +150,8 @@ ROWS: Final[tuple[Row, ...]] = (
     Row("reasoning.effort: low, medium, high, xhigh", {"reasoning": {"effort": "high"}}, need=_REASONING,
         without=Support.APPROXIMATED, without_note="taken with a warning: the model answers at once"),
     Row("reasoning.summary", {"reasoning": {"summary": "auto"}},
-        "written by the model in a generation of its own, whose tokens neither count in usage nor for max_output_tokens",
+        "written by the model in a generation of its own, whose tokens neither count in usage nor for"
+        " max_output_tokens",
         need=_REASONING,
         without=Support.APPROXIMATED, without_note="taken with a warning: there is nothing to summarise"),
     Row("tools: function", _tools()),
