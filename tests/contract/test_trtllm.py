@@ -172,6 +172,20 @@ async def test_the_first_token_comes_at_once_and_the_others_by_the_interval() ->
         assert [logprob.token_id for logprob in step.logprobs] == list(step.token_ids)
 
 
+async def test_a_prompt_as_long_as_the_context_window_fails_alone() -> None:
+    async with started(context_window=256) as subject:
+        for tokens in (256, 300):
+            with pytest.raises(EngineError, match="default_max_tokens"):
+                await generate(subject.engine, subject.long_prefill(tokens), replace(GREEDY, max_tokens=1))
+        assert not subject.engine.died.is_set()
+
+
+async def test_an_output_that_is_cut_shorter_than_asked_for_is_no_success() -> None:
+    async with started(context_window=256) as subject:
+        with pytest.raises(EngineError, match="4 of 8"):
+            await generate(subject.engine, (subject.repeating("one") * 2)[:252], GREEDY)
+
+
 async def test_the_engine_tells_how_full_its_cache_is() -> None:
     async with started() as subject:
         await until(lambda: subject.engine.kv_cache_usage == 0.25)

@@ -117,11 +117,14 @@ class WorkerProcess:
 
 
 @contextmanager
-def worker_process(folder: Path, **settings: str) -> Generator[WorkerProcess, None, None]:
+def worker_process(
+    folder: Path, *, start_timeout_s: float = 60, **settings: str
+) -> Generator[WorkerProcess, None, None]:
     """Run ``python -m inference`` until the end of the context; it serves when this yields.
 
     Args:
         folder: For its socket and its log; must be new for each worker.
+        start_timeout_s: How long it may take to serve.
         settings: Variables without ``INFERENCE_``, in lower case; by default the engine is the scripted one.
     """
     folder.mkdir(parents=True)
@@ -132,7 +135,9 @@ def worker_process(folder: Path, **settings: str) -> Generator[WorkerProcess, No
         process = subprocess.Popen([sys.executable, "-m", "inference"], env=environ, cwd=ROOT, stderr=output)
     worker = WorkerProcess(process, log)
     try:
-        wait_until(lambda: process.poll() is not None or worker.is_serving(), timeout_s=60, what="worker serving")
+        wait_until(
+            lambda: process.poll() is not None or worker.is_serving(), timeout_s=start_timeout_s, what="worker serving"
+        )
         assert process.poll() is None, log.read_text()
         yield worker
     finally:

@@ -166,6 +166,10 @@ class BaseLLM:
         self, result: GenerationResult, prompt: tuple[int, ...], cache_salt: str
     ) -> AsyncGenerator[Response, None]:
         params, interval = result.sampling_params, self.args.stream_interval
+        room = self.args.max_seq_len - len(prompt)
+        if room <= 0:
+            raise base.EngineError(f"`default_max_tokens` ({room}) should be greater than 0")
+        params.max_tokens = min(params.max_tokens, room)  # and only a warning is logged
         token_ids: list[int] = []
         logprobs: list[dict[int, Logprob]] = []
         is_first = True
