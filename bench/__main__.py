@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import runs
+from bench.affinity import affinity_rows
 
 _RUNS: dict[str, Callable[[Path], list[runs.Row]]] = {
     "edge": runs.edge_rows,
     "store": runs.store_rows,
     "fixed": runs.fixed_rows,
     "memory": runs.memory_rows,
+    "affinity": affinity_rows,
     "chain": lambda folder: asyncio.run(runs.chain_rows(folder)),
 }
 

