@@ -15,6 +15,7 @@ from aiohttp import web
 from antiphon.logs import configure_logging
 from edge.assembly import open_parts
 from edge.rest.app import create_app, create_runner
+from edge.rest.tls import ServerTls
 from edge.rpc.server import start_server
 from edge.settings import EdgeSettings, from_environment
 
@@ -38,7 +39,17 @@ async def serve(settings: EdgeSettings, stopping: asyncio.Event) -> None:
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         host, _, port = settings.http_listen.rpartition(":")
-        site = web.TCPSite(runner, host.strip("[]"), int(port), reuse_port=settings.reuse_port or None)
+        tls = ServerTls(settings.http_tls) if settings.http_tls_cert else None
+        if tls is not None:
+            watching = await stack.enter_async_context(asyncio.TaskGroup())
+            stack.callback(watching.create_task(tls.watch()).cancel)
+        site = web.TCPSite(
+            runner,
+            host.strip("[]"),
+            int(port),
+            ssl_context=tls.context if tls is not None else None,
+            reuse_port=settings.reuse_port or None,
+        )
         await site.start()
         log.info("edge started", extra={"http": runner.addresses, "grpc": settings.grpc_listen, "grpc_port": grpc_port})
 

@@ -75,6 +75,7 @@ async def open_parts(settings: EdgeSettings) -> AsyncGenerator[Parts, None]:
             names,
             silence_s=settings.worker_silence_s,
             wait_s=settings.worker_wait_s,
+            tls=settings.workers_tls if settings.workers_tls_ca else None,
             resolve_interval_s=settings.resolve_interval_s,
         )
         sealer = Sealer(parse_keys(settings.encryption_keys))

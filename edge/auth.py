@@ -16,7 +16,10 @@ from antiphon.errors import ApiError
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge.files import WatchedFile
 
-_ENTRY: Final = re.compile(r"([A-Za-z0-9._@-]{1,128}):([0-9a-fA-F]{64})")
+OWNER_NAME: Final = r"[A-Za-z0-9._@-]{1,128}"
+"""Pattern of an owner's name."""
+
+_ENTRY: Final = re.compile(rf"({OWNER_NAME}):([0-9a-fA-F]{{64}})")
 _SCHEME: Final = "bearer "
 
 

@@ -1,12 +1,12 @@
 """Settings of an edge process, read once from environment variables with the prefix ``EDGE_``."""
 
 from collections.abc import Mapping
-from ipaddress import ip_address
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from antiphon.tls import TlsFiles, is_local
 from edge.auth import parse_api_keys
 from edge.media.networks import parse_networks
 from edge.sealing import parse_keys
@@ -44,8 +44,33 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Who owns everything, as long as there are no API keys."""
     open_access: bool = False
     """Serve anybody without an API key though others than this machine can reach a door of this server."""
+    trusted_callers: str = ""
+    """Who may act for other owners over gRPC, with the metadata `x-antiphon-owner`, separated by commas: owners of API
+    keys, or names in client certificates. From anybody else it is refused."""
     limits_file: str = ""
     """What owners may use: see docs/owners.md. Its changes take effect within a second or two."""
+
+    http_tls_cert: str = ""
+    """PEM file of the HTTP door's certificate, with its chain; then it speaks HTTPS. A renewed file takes effect within
+    a second or two, as those of the other doors do at their next connection."""
+    http_tls_key: str = ""
+    """PEM file of its private key."""
+    grpc_tls_cert: str = ""
+    """The same, of the gRPC door."""
+    grpc_tls_key: str = ""
+    """PEM file of its private key."""
+    grpc_tls_ca: str = ""
+    """PEM file of authorities: callers by gRPC must show a certificate of one of them (mTLS). Who shows no API key is
+    then the owner whom the certificate names: its first alternative name, else its common name."""
+    workers_tls_ca: str = ""
+    """PEM file of authorities that the workers' certificates must come from; with it, workers are called by TLS. The
+    certificate must name the host by which EDGE_WORKERS reaches the worker."""
+    workers_tls_cert: str = ""
+    """PEM file of this edge's certificate, which it shows to workers."""
+    workers_tls_key: str = ""
+    """PEM file of its private key."""
+    allow_plaintext: bool = False
+    """Talk without TLS to other machines too: on a network that nobody else is on, or behind a proxy that has TLS."""
 
     encryption_keys: str = ""
     """Keys for what clients keep for this server, such as `encrypted_content`: base64 of 32 bytes each, separated by
@@ -131,6 +156,21 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "INFO"
     """Least severe log lines to write: DEBUG, INFO, WARNING or ERROR."""
 
+    @property
+    def http_tls(self) -> TlsFiles:
+        """Of the HTTP door."""
+        return TlsFiles(self.http_tls_cert, self.http_tls_key)
+
+    @property
+    def grpc_tls(self) -> TlsFiles:
+        """Of the gRPC door."""
+        return TlsFiles(self.grpc_tls_cert, self.grpc_tls_key, self.grpc_tls_ca)
+
+    @property
+    def workers_tls(self) -> TlsFiles:
+        """Of the way to the workers."""
+        return TlsFiles(self.workers_tls_cert, self.workers_tls_key, self.workers_tls_ca)
+
 
 def from_environment(environment: Mapping[str, str]) -> EdgeSettings:
     """Read the settings.
@@ -163,6 +203,7 @@ def from_environment(environment: Mapping[str, str]) -> EdgeSettings:
     except ValueError as error:
         raise ValueError(f"{PREFIX}ENCRYPTION_KEYS: {error}") from error
     _check_access(settings)
+    _check_tls(settings)
     return settings
 
 
@@ -182,7 +223,8 @@ def _check_access(settings: EdgeSettings) -> None:
     if has_keys or settings.open_access:
         return
     for name, address in (("HTTP_LISTEN", settings.http_listen), ("GRPC_LISTEN", settings.grpc_listen)):
-        if not _is_local(address):
+        is_open = name == "HTTP_LISTEN" or not settings.grpc_tls_ca
+        if is_open and not is_local(address):
             raise ValueError(
                 f"{PREFIX}{name}: {address} can be reached from other machines, and anybody could use this server."
                 f" Give API keys with {PREFIX}API_KEYS_FILE or {PREFIX}API_KEYS (`antiphon keys new OWNER` makes one),"
@@ -190,12 +232,30 @@ def _check_access(settings: EdgeSettings) -> None:
             )
 
 
-def _is_local(address: str) -> bool:
-    """Only this machine can reach ``address``: host:port, or a socket."""
-    if address.startswith(("unix:", "unix-abstract:")):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:  # a name
-        return False
+def _check_tls(settings: EdgeSettings) -> None:
+    """Refuse plaintext that others could read, unless that is meant.
+
+    Raises:
+        ValueError: it seems not to be, or a file cannot be used.
+    """
+    settings.http_tls.check(f"{PREFIX}HTTP_TLS")
+    settings.grpc_tls.check(f"{PREFIX}GRPC_TLS")
+    settings.workers_tls.check(f"{PREFIX}WORKERS_TLS")
+    if settings.grpc_tls_ca and not settings.grpc_tls_cert:
+        raise ValueError(f"{PREFIX}GRPC_TLS_CA: client certificates need {PREFIX}GRPC_TLS_CERT")
+    if settings.workers_tls_cert and not settings.workers_tls_ca:
+        raise ValueError(f"{PREFIX}WORKERS_TLS_CERT: it is shown by TLS alone, which needs {PREFIX}WORKERS_TLS_CA")
+    if settings.allow_plaintext:
+        return
+    targets, names = parse_targets(settings.workers)
+    far = [target for target in targets if not is_local(target)] + [name.host for name in names]
+    for name, is_plain, address in (
+        ("HTTP_LISTEN", not settings.http_tls_cert and not is_local(settings.http_listen), settings.http_listen),
+        ("GRPC_LISTEN", not settings.grpc_tls_cert and not is_local(settings.grpc_listen), settings.grpc_listen),
+        ("WORKERS", not settings.workers_tls_ca and bool(far), ", ".join(far)),
+    ):
+        if is_plain:
+            raise ValueError(
+                f"{PREFIX}{name}: {address} is on other machines' way, and everything would go there unencrypted."
+                f" Give certificates (docs/tls.md), or allow it with {PREFIX}ALLOW_PLAINTEXT=true."
+            )

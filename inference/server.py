@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+from antiphon.tls import server_credentials
 from inference.admission import Admission
 from inference.attach import AttachLimits
 from inference.engines.base import Engine
@@ -95,7 +96,10 @@ class WorkerServer:
         """
         listen = self._settings.listen
         try:
-            port = self._server.add_insecure_port(listen)
+            if self._settings.tls_cert:
+                port = self._server.add_secure_port(listen, server_credentials(self._settings.tls))
+            else:
+                port = self._server.add_insecure_port(listen)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {listen}: {error}") from None
         await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)

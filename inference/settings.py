@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from antiphon.tls import TlsFiles, is_local
+
 PREFIX = "INFERENCE_"
 
 _Seconds = Annotated[float, Meta(gt=0)]
@@ -36,6 +38,9 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     HEARTBEAT_MS        1000               longest silence on an Attach stream
     STALL_TIMEOUT_S     30                 an Attach peer that takes nothing for this long is cut off
     DRAIN_TIMEOUT_S     30                 how long running generations may go on after SIGTERM
+    TLS_CERT, TLS_KEY   (none)             PEM files: certificate with its chain, and key; then it serves by TLS
+    TLS_CA              (none)             PEM file of authorities that callers' certificates must come from (mTLS)
+    ALLOW_PLAINTEXT     false              serve other machines without TLS
     LOG_LEVEL           info               debug, info, warning or error
     =================== ================== =================================================================
     """
@@ -83,8 +88,21 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """An Attach peer that takes nothing for this long loses its stream and the generations on it."""
     drain_timeout_s: _Seconds = 30
     """How long running generations may go on after SIGTERM."""
+    tls_cert: str = ""
+    """PEM file of this worker's certificate, with its chain. A renewed file takes effect at the next connection."""
+    tls_key: str = ""
+    """PEM file of its private key."""
+    tls_ca: str = ""
+    """PEM file of authorities: callers must show a certificate of one of them (mTLS)."""
+    allow_plaintext: bool = False
+    """Serve other machines without TLS, on a network that nobody else is on."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
+
+    @property
+    def tls(self) -> TlsFiles:
+        """What it serves by TLS with."""
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_ca)
 
 
 def read_settings(environ: Mapping[str, str]) -> InferenceSettings:
@@ -108,6 +126,14 @@ def read_settings(environ: Mapping[str, str]) -> InferenceSettings:
             reason = str(error).rsplit(" - at ", 1)[0]
             raise ValueError(f"{PREFIX}{field.upper()}: {reason} (it is {value!r})") from None
     settings = msgspec.convert(values, InferenceSettings, strict=False)
+    settings.tls.check(f"{PREFIX}TLS")
+    if settings.tls_ca and not settings.tls_cert:
+        raise ValueError(f"{PREFIX}TLS_CA: client certificates need {PREFIX}TLS_CERT")
+    if not (settings.tls_cert or settings.allow_plaintext or is_local(settings.listen)):
+        raise ValueError(
+            f"{PREFIX}LISTEN: {settings.listen} can be reached from other machines, and prompts would go there"
+            f" unencrypted. Give a certificate (docs/tls.md), or allow it with {PREFIX}ALLOW_PLAINTEXT=true."
+        )
     if settings.engine == "llamacpp" and not settings.model_path:
         raise ValueError(f"{PREFIX}MODEL_PATH: the llamacpp engine needs the path of a GGUF file")
     if settings.engine != "llamacpp" and settings.projector_path:

@@ -6,9 +6,11 @@ from grpc_reflection.v1alpha import reflection
 
 from antiphon.responses.v1 import responses_service_pb2
 from antiphon.responses.v1.responses_service_pb2_grpc import add_ResponsesServiceServicer_to_server
+from antiphon.tls import server_credentials
 from edge.auth import Authenticator
 from edge.core import Core
 from edge.limits import Limiter
+from edge.rpc.identity import Callers
 from edge.rpc.servicer import ResponsesServicer
 from edge.settings import EdgeSettings
 
@@ -33,13 +35,18 @@ async def start_server(
             ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
-    servicer = ResponsesServicer(core, authenticator, limiter, slow_reader_timeout_s=settings.slow_reader_timeout_s)
+    servicer = ResponsesServicer(
+        core, Callers(authenticator, settings), limiter, slow_reader_timeout_s=settings.slow_reader_timeout_s
+    )
     add_ResponsesServiceServicer_to_server(servicer, server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection([SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     try:
-        port = server.add_insecure_port(settings.grpc_listen)
+        if settings.grpc_tls_cert:
+            port = server.add_secure_port(settings.grpc_listen, server_credentials(settings.grpc_tls))
+        else:
+            port = server.add_insecure_port(settings.grpc_listen)
     except RuntimeError as error:
         raise OSError(f"cannot listen on {settings.grpc_listen}: {error}") from error
     await server.start()

@@ -15,13 +15,12 @@ from antiphon.responses.v1 import responses_service_pb2 as pb
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.responses_service_pb2_grpc import ResponsesServiceServicer
 from antiphon.serving import answer_errors
-from edge.auth import Authenticator
 from edge.checks import check_integer
 from edge.core import DEFAULT_LIMIT, MAX_LIMIT, Core
 from edge.event_messages import to_message
 from edge.limits import Limiter, is_stored
 from edge.logged import IDEMPOTENCY_KEY, Idempotency, check_key
-from edge.rpc.identity import owner_of
+from edge.rpc.identity import Callers
 from edge.run import Answer
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -31,11 +30,9 @@ _EventMessage: TypeAlias = type[pb.StreamResponseResponse] | type[pb.ResumeRespo
 class ResponsesServicer(ResponsesServiceServicer):
     """The typed API. A call that is cancelled, or whose deadline passes, aborts its response."""
 
-    def __init__(
-        self, core: Core, authenticator: Authenticator, limiter: Limiter, *, slow_reader_timeout_s: float
-    ) -> None:
+    def __init__(self, core: Core, callers: Callers, limiter: Limiter, *, slow_reader_timeout_s: float) -> None:
         self._core = core
-        self._authenticator = authenticator
+        self._callers = callers
         self._limiter = limiter
         self._slow_reader_timeout_s = slow_reader_timeout_s
 
@@ -127,9 +124,9 @@ class ResponsesServicer(ResponsesServiceServicer):
         """Who calls.
 
         Raises:
-            ApiError: INVALID_API_KEY.
+            ApiError: as ``Callers.owner``.
         """
-        return owner_of(context, self._authenticator)
+        return self._callers.owner(context)
 
     @asynccontextmanager
     async def _admitted(

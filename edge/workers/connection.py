@@ -13,6 +13,7 @@ from antiphon.errors import ApiError, from_trailing_metadata
 from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from antiphon.responses.v1.error_pb2 import ErrorReason
+from antiphon.tls import TlsFiles, channel_credentials
 from edge.workers.stream import WorkerSilent, WorkerStream
 
 if TYPE_CHECKING:
@@ -44,9 +45,10 @@ class WorkerConnection:
         target: A gRPC target, such as ``127.0.0.1:50061`` or ``unix:/run/worker.sock``.
         silence_s: A worker that sends nothing for this long counts as gone.
         changed: Set whenever a worker comes or goes.
+        tls: How it is called by TLS; None: without.
     """
 
-    def __init__(self, target: str, *, silence_s: float, changed: asyncio.Event) -> None:
+    def __init__(self, target: str, *, silence_s: float, changed: asyncio.Event, tls: TlsFiles | None = None) -> None:
         self.target = target
         self.model: pb.ModelInfo | None = None
         """What the worker serves; kept while it is away, so that its model's name stays known."""
@@ -54,6 +56,7 @@ class WorkerConnection:
         """Its address is not to be used any more: it gets nothing new."""
         self._silence_s = silence_s
         self._changed = changed
+        self._tls = tls
         self._stream: WorkerStream | None = None
         self._counting = 0
         self._stub: InferenceServiceAsyncStub | None = None
@@ -108,14 +111,20 @@ class WorkerConnection:
 
     async def run(self) -> None:
         """Connect, serve, and connect again, until cancelled."""
-        async with grpc.aio.insecure_channel(self.target, options=_CHANNEL_OPTIONS) as channel:
-            stub: InferenceServiceAsyncStub = InferenceServiceStub(channel)
-            self._stub = stub
-            retry_s = _FIRST_RETRY_S
-            while True:
+        retry_s = _FIRST_RETRY_S
+        while True:
+            async with self._channel() as channel:
+                stub: InferenceServiceAsyncStub = InferenceServiceStub(channel)
+                self._stub = stub
                 was_open = await self._serve(stub)
-                retry_s = _FIRST_RETRY_S if was_open else min(retry_s * 2, _LAST_RETRY_S)
-                await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))
+            retry_s = _FIRST_RETRY_S if was_open else min(retry_s * 2, _LAST_RETRY_S)
+            await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))
+
+    def _channel(self) -> grpc.aio.Channel:
+        """A channel of its own for each connection, so that a renewed certificate is used."""
+        if self._tls is None:
+            return grpc.aio.insecure_channel(self.target, options=_CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(self.target, channel_credentials(self._tls), options=_CHANNEL_OPTIONS)
 
     async def _serve(self, stub: "InferenceServiceAsyncStub") -> bool:
         """Hold one stream until it ends; say whether it was ever open."""

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from antiphon.errors import ApiError
 from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.responses.v1.error_pb2 import ErrorReason
+from antiphon.tls import TlsFiles
 from edge.workers.connection import WorkerConnection
 from edge.workers.discovery import Name, Resolve, resolve
 
@@ -25,6 +26,7 @@ class WorkerPool:
         names: Every address behind one of these is a worker too, for as long as it is there.
         silence_s: A worker that sends nothing for this long counts as gone.
         wait_s: How long a request waits for a worker when there is none.
+        tls: How workers are called by TLS; None: without.
         resolve_interval_s: How often the addresses behind ``names`` are looked up.
         load_factor: A worker with more than this times the mean load passes a request on to its next choice.
     """
@@ -36,12 +38,14 @@ class WorkerPool:
         *,
         silence_s: float,
         wait_s: float,
+        tls: TlsFiles | None = None,
         resolve: Resolve = resolve,
         resolve_interval_s: float = 2.0,
         load_factor: float = 1.5,
     ) -> None:
         self._changed = asyncio.Event()
         self._silence_s = silence_s
+        self._tls = tls
         self._fixed = [self._connection(target) for target in targets]
         self._discovered: dict[Name, dict[str, WorkerConnection]] = {name: {} for name in names}
         self._resolve = resolve
@@ -132,7 +136,7 @@ class WorkerPool:
         return [*self._fixed, *(worker for workers in self._discovered.values() for worker in workers.values())]
 
     def _connection(self, target: str) -> WorkerConnection:
-        return WorkerConnection(target, silence_s=self._silence_s, changed=self._changed)
+        return WorkerConnection(target, silence_s=self._silence_s, changed=self._changed, tls=self._tls)
 
     async def _follow(self, name: Name, workers: dict[str, WorkerConnection], tasks: asyncio.TaskGroup) -> None:
         """Keep ``workers`` to the addresses behind ``name``.

@@ -3,6 +3,7 @@
 import http.client
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Generator
@@ -22,14 +23,18 @@ class EdgeProcess:
     port: int
     grpc_target: str
     log: Path
+    scheme: str
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def get_status(self, path: str) -> int:
         """Status of a GET; 0 if nothing listens."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        if self.scheme == "https":
+            context = ssl._create_unverified_context()
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=5, context=context)
         try:
             connection.request("GET", path)
             return connection.getresponse().status
@@ -49,29 +54,31 @@ def free_port() -> int:
 
 @contextmanager
 def edge_process(
-    folder: Path, *, workers: list[str], redis_url: str, port: int | None = None, **settings: str
+    folder: Path, *, workers: list[str], redis_url: str, port: int | None = None, scheme: str = "http", **settings: str
 ) -> Generator[EdgeProcess, None, None]:
     """Run ``python -m edge`` and wait until it is ready.
 
     Args:
         folder: For its gRPC socket and log; must be new for each edge.
         port: To share one port with other edges; default: a free one.
+        scheme: What it serves, for asking whether it is ready.
         settings: Variables without ``EDGE_``, in lower case.
     """
     folder.mkdir(parents=True)
     port = free_port() if port is None else port
     grpc_target = f"unix:{folder}/grpc.sock"
-    environ = clean_environ(
-        EDGE_HTTP_LISTEN=f"127.0.0.1:{port}",
-        EDGE_GRPC_LISTEN=grpc_target,
-        EDGE_WORKERS=",".join(workers),
-        EDGE_REDIS_URL=redis_url,
-        **{f"EDGE_{name.upper()}": value for name, value in settings.items()},
-    )
+    variables = {
+        "http_listen": f"127.0.0.1:{port}",
+        "grpc_listen": grpc_target,
+        "workers": ",".join(workers),
+        "redis_url": redis_url,
+        **settings,
+    }
+    environ = clean_environ(**{f"EDGE_{name.upper()}": value for name, value in variables.items()})
     log = folder / "edge.log"
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-m", "edge"], env=environ, cwd=ROOT, stderr=output)
-    edge = EdgeProcess(process, port, grpc_target, log)
+    edge = EdgeProcess(process, port, grpc_target, log, scheme)
     try:
         wait_until(
             lambda: process.poll() is not None or edge.get_status("/readyz") == 200, timeout_s=30, what="edge ready"
