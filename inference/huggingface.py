@@ -58,7 +58,7 @@ def load_model_folder(path: Path) -> ModelFolder:
 
 
 class HuggingFaceTokenizer:
-    """``inference.tokenizer.Tokenizer`` for a ``tokenizer.json``: BPE, either byte-level or SentencePiece's with byte tokens.
+    """``inference.tokenizer.Tokenizer`` for a ``tokenizer.json``: BPE, byte-level or SentencePiece's with byte tokens.
 
     Added tokens are taken out of the encoder, so that no text spells one, whatever its flags say. Nor does the encoder
     put the space before a text that some SentencePiece models are trained with: texts here are parts of prompts.

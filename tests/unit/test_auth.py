@@ -71,7 +71,7 @@ def test_without_keys_everybody_is_one_owner_and_with_them_nobody_is() -> None:
     ],
 )
 def test_what_others_can_reach_needs_keys_or_a_word(name: str, address: str, is_open: bool) -> None:
-    listen = {f"EDGE_{name}_LISTEN": address}
+    listen = {f"EDGE_{name}_LISTEN": address, "EDGE_ALLOW_PLAINTEXT": "true"}
     from_environment(listen | {"EDGE_OPEN_ACCESS": "true"})
     from_environment(listen | {"EDGE_API_KEYS": f"alice:{DIGEST}"})
     from_environment(listen | {"EDGE_API_KEYS_FILE": "/run/keys"})
