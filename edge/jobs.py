@@ -26,7 +26,7 @@ from store import keys
 from store.event_log import EventLog
 from store.jobs import JobQueue
 from store.lease import HeldJob, Lease, LeaseLost
-from store.packing import decompress
+from store.packing import CorruptRecord, decompress
 from store.subscriber import Signal, Subscriber
 from store.sweeper import Sweeper
 
@@ -181,7 +181,9 @@ class JobRunner:
             return await self._queue.claim()
         except ApiError as error:
             _raise_unless_away(error)
-            return None
+        except CorruptRecord:  # it comes again when its lease has run out; the others must not wait for that
+            log.exception("job cannot be read")
+        return None
 
     async def _keep_renewing(self) -> Never:
         with self._subscriber.listen(keys.HOLDER_CHANNEL + self._holder) as signal:

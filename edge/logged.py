@@ -115,8 +115,10 @@ class LoggedResponses:
             return Accepted(record.response, [])
         try:
             accepted = await self._create(owner, params, response_id, request_id, has_key=True)
-        except BaseException:
-            await asyncio.shield(self._idempotency.release(owner, idempotency.key, str(response_id)))
+        except ApiError as error:
+            if error.reason != ErrorReason.ERROR_REASON_STORE_UNAVAILABLE:  # then, as after a cancellation, it is not
+                # known whether it was made: who asks next finds out
+                await self._idempotency.release(owner, idempotency.key, str(response_id))
             raise
         await self._idempotency.confirm(owner, idempotency.key, str(response_id))
         return accepted
@@ -241,7 +243,10 @@ class LoggedResponses:
                         case Conflict():
                             message = "This Idempotency-Key was used with another request body."
                             raise ApiError(ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_REUSED, message)
-                        case Existing():
+                        case Existing(existing):
+                            if await self._store.get(owner, existing) is not None:  # its edge died, or its client left
+                                await self._idempotency.confirm(owner, idempotency.key, existing)
+                                return existing
                             await asyncio.sleep(_KEY_POLL_S)
         except TimeoutError:
             message = "The same request is still being accepted. Try again."
