@@ -115,6 +115,25 @@ async def test_a_killed_process_of_the_library_is_the_death_of_the_engine() -> N
             await running
 
 
+async def test_a_generation_that_nobody_has_asked_for_a_step_learns_of_the_death_too() -> None:
+    async with started() as subject, asyncio.timeout(20):
+        steps = subject.engine.generate("test", subject.endless(), SamplingParams(900))
+        assert (await anext(steps)).stop is None
+        (worker,) = pool_workers()
+        os.kill(worker, signal.SIGKILL)
+        await subject.engine.died.wait()
+        with pytest.raises(EngineDead):
+            await anext(steps)
+
+
+async def test_a_generation_whose_results_are_wrong_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FAULTS, "no_logprobs,no_aborts")
+    async with started(abort_mode="engine", abort_timeout_s=0.1) as subject:
+        with pytest.raises(EngineError, match="without their log probabilities"):
+            await run(subject, "say one", "hold", max_tokens=9, top_logprobs=1)
+        assert subject.engine.died.is_set(), "an abort was asked for, and lost"
+
+
 async def test_the_death_of_an_idle_engine_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FAULTS, "dies_after_one")
     async with started(idle_check_interval_s=0.05) as subject, asyncio.timeout(20):

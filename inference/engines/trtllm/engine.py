@@ -34,6 +34,8 @@ _MAX_TOP_LOGPROBS: Final = 20
 _NO_IMAGES: Final = (
     "this engine takes no images: what one of them adds to a prompt is not known before TensorRT-LLM runs"
 )
+_FIRST_TOKEN_TIMEOUT_S: Final = 900.0
+"""Kernels are compiled meanwhile, the first time."""
 _STATS_INTERVAL_S: Final = 1.0
 _MAX_ERROR_CHARS: Final = 200
 """Of TensorRT-LLM's messages: they may quote grammars, which are of a client."""
@@ -78,6 +80,7 @@ class TrtllmEngine:
         self._dead: str | None = "the engine has not started"
         self._model: ModelFolder | None = None
         self._library: Library | None = None
+        self._in_flight = 0
         self._waits: set[asyncio.Timeout] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._watchdog = Watchdog(options.progress_timeout_s, self._stalled)
@@ -111,7 +114,7 @@ class TrtllmEngine:
     @property
     def in_flight(self) -> int:
         """Generations that TensorRT-LLM has work for, those that nobody waits for any more among them."""
-        return self._watchdog.in_flight
+        return self._in_flight
 
     async def start(self) -> None:
         """As ``Engine.start``. Belongs on the main thread, before gRPC; the event loop stands still meanwhile."""
@@ -120,11 +123,12 @@ class TrtllmEngine:
         self._model = await asyncio.to_thread(self._load_folder)
         self._library = self._load_library()
         self._dead = None
-        self._watchdog.start()
         try:
-            await self._generate_one()
-        except EngineError as error:
-            raise EngineDead(f"the model generates nothing: {error}") from error
+            async with asyncio.timeout(_FIRST_TOKEN_TIMEOUT_S):
+                await self._generate_one()
+        except (EngineError, TimeoutError) as error:
+            raise EngineDead(f"the model generates nothing: {_told(error)}") from error
+        self._watchdog.start()
         self._processes.start()
         self._tasks = [asyncio.create_task(self._check_when_idle()), asyncio.create_task(self._read_stats())]
 
@@ -171,41 +175,44 @@ class TrtllmEngine:
         stop_token_ids = {*params.stop_token_ids, *(() if params.grammar is not None else eos_token_ids)}
         result = self._submit(prompt, params, sorted(stop_token_ids))
         reader = StepReader(params, eos_token_ids.union(params.stop_token_ids))
-        self._watchdog.begin()
+        self._in_flight += 1
         is_over = False  # nothing more will come
         try:
             while not is_over:
                 try:
                     await self._next(result)
-                    step = reader.read(result)
                 except EngineError:
                     is_over = True
                     raise
-                is_over = step.stop is not None
+                is_over = result.finished
+                step = reader.read(result)
                 if step.token_ids or is_over:
                     yield step
         finally:
             try:
                 if not is_over and self._dead is None:
-                    await self._abandon(result, reader)
+                    await self._abandon(result)
             finally:
-                self._watchdog.end()
+                self._in_flight -= 1
 
     async def _check_grammar(self, grammar: str) -> None:
         try:
             await asyncio.to_thread(self._module.check_grammar, grammar)
-        except RuntimeError as error:
-            raise EngineError(f"xgrammar refuses the grammar: {_told(error)}") from error
+        except RuntimeError:
+            raise EngineError("xgrammar refuses the grammar") from None  # its words would quote it
         self._raise_if_dead()
 
     def _submit(self, prompt: Sequence[int], params: SamplingParams, stop_token_ids: Sequence[int]) -> Result:
         assert self._library is not None
+        self._watchdog.begin()
         try:
             return self._library.submit(prompt, params, stop_token_ids=stop_token_ids)
         except (ValueError, TypeError, self._module.RequestError) as error:
             raise EngineError(f"TensorRT-LLM refuses the request: {_told(error)}") from error
         except Exception as error:
             raise self._death(f"TensorRT-LLM takes no request: {_told(error)}") from error
+        finally:
+            self._watchdog.end()
 
     async def _next(self, result: Result) -> None:
         """Wait for one more response, which changes ``result``.
@@ -214,6 +221,8 @@ class TrtllmEngine:
             EngineError: this generation has failed; nothing may be awaited of ``result`` again.
             EngineDead: the engine has died, perhaps while this waited for a response that never comes.
         """
+        self._raise_if_dead()
+        self._watchdog.begin()
         try:
             async with asyncio.timeout(None) as wait:
                 self._waits.add(wait)
@@ -228,17 +237,18 @@ class TrtllmEngine:
         except Exception as error:
             self._raise_if_dead()
             raise self._death(f"TensorRT-LLM has failed: {_told(error)}") from error
+        finally:
+            self._watchdog.end()
         self._raise_if_dead()
         self._watchdog.moved()
 
-    async def _abandon(self, result: Result, reader: StepReader) -> None:
+    async def _abandon(self, result: Result) -> None:
         """End a generation that nobody waits for; return when the engine has no more work for it."""
         mode = self._options.abort_mode
         try:
             if mode == "after_first_token":
-                while not reader.has_token and not result.finished:
+                while not result.outputs[0].token_ids and not result.finished:
                     await self._next(result)
-                    reader.read(result)
             async with asyncio.timeout(None if mode == "off" else self._options.abort_timeout_s):
                 if mode != "off":
                     self._abort(result)
@@ -274,7 +284,7 @@ class TrtllmEngine:
         """What a hanging engine does not notice by itself, the watchdog does: there is a generation then."""
         while True:
             await asyncio.sleep(self._options.idle_check_interval_s)
-            if self._watchdog.in_flight == 0:
+            if self._in_flight == 0:
                 try:
                     await self._generate_one()
                 except EngineError as error:

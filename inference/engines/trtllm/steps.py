@@ -67,11 +67,6 @@ class StepReader:
         self._end_token_ids = end_token_ids
         self._seen = 0
 
-    @property
-    def has_token(self) -> bool:
-        """The prefill is over."""
-        return self._seen > 0
-
     def read(self, result: Result) -> Step:
         """What is new; the last one has ``stop`` set.
 

@@ -16,10 +16,12 @@ _LEAVE_S = 15.0
 
 
 class Watchdog:
-    """Counts generations, and knows when any of them moved last.
+    """Knows who waits for the engine, and when it last did something for any of them.
+
+    A generation whose caller is slow waits for nothing, and does not count.
 
     Args:
-        timeout_s: How long none may move, while there are some.
+        timeout_s: How long nothing may come, while somebody waits.
         on_stall: Called once, in the watchdog's thread.
         leave: Ends the process if it is still there some time after ``on_stall``.
     """
@@ -30,29 +32,24 @@ class Watchdog:
         self._timeout_s = timeout_s
         self._on_stall = on_stall
         self._leave = leave
-        self._in_flight = 0
+        self._waiting = 0
         self._moved = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    @property
-    def in_flight(self) -> int:
-        """Generations that the engine has work for."""
-        return self._in_flight
-
     def begin(self) -> None:
-        """A generation has been handed to the engine."""
-        if self._in_flight == 0:
+        """Somebody begins to wait."""
+        if self._waiting == 0:
             self._moved = time.monotonic()
-        self._in_flight += 1
+        self._waiting += 1
 
     def moved(self) -> None:
         """A response has come."""
         self._moved = time.monotonic()
 
     def end(self) -> None:
-        """A generation is over."""
-        self._in_flight -= 1
+        """Somebody waits no longer."""
+        self._waiting -= 1
 
     def start(self) -> None:
         self._thread.start()
@@ -62,9 +59,9 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stopped.wait(self._timeout_s / _LOOKS):
-            if self._in_flight and time.monotonic() - self._moved > self._timeout_s:
+            if self._waiting and time.monotonic() - self._moved > self._timeout_s:
                 self._on_stall()
                 if not self._stopped.wait(_LEAVE_S):
-                    log.critical("the process does not end", extra={"generations": self._in_flight})
+                    log.critical("the process does not end", extra={"waiting": self._waiting})
                     self._leave(1)
                 return

@@ -176,7 +176,7 @@ class BaseLLM:
         async with aclosing(self._tokens(result, prompt, cache_salt)) as tokens:
             async for token_id, top, cached_tokens, end in tokens:
                 token_ids.append(token_id)
-                logprobs += [top] if params.logprobs else []
+                logprobs += [top] if params.logprobs and "no_logprobs" not in self._faults else []
                 if is_first or end or len(token_ids) >= interval:
                     yield Response(
                         tuple(token_ids),
