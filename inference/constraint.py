@@ -29,7 +29,8 @@ def constraint(
 ) -> str | None:
     """The grammar of all that may be generated for ``request``; None if anything may. Takes its time.
 
-    One answer in the request's format; or calls; or, if that format is plain text, text and then calls. Where the model
+    One answer in the request's format; or calls; or, if that format is plain text, text and, as the model's family does
+    it, calls after it or instead of it. Where the model
     may have calls in mind, because it was told of tools or has called before, and must not make one, text is held to
     have no beginning of one.
 
@@ -80,18 +81,21 @@ def _grammar(
     """Clients repeat their formats and tools from turn to turn."""
     grammar = Grammar()
     answer = None if rules.is_required else answer_rule(grammar, TextFormat.FromString(text_format))
+    if answer is not None:
+        answer = tool_format.add_answer(grammar, answer)
     if not rules.allows_calls:
         if answer is None and knows_calls:
             answer = tool_format.add_text(grammar, is_all=True)
         return None if answer is None else grammar.render(answer)
     parsed = {index: FunctionTool.FromString(function) for index, function in functions}
-    arguments = _arguments(grammar, parsed, max_string)
+    arguments = _arguments(grammar, tool_format, parsed, max_string)
     calls = tool_format.add_calls(grammar, arguments, first=rules.first, most=rules.most)
     if rules.is_required:
         return grammar.render(calls)
     if answer is None:
         text = tool_format.add_text(grammar, is_all=False)
-        return grammar.render(grammar.add_rule("text-and-calls", f"{text} {calls}?"))
+        both = f"{text} {calls}?" if tool_format.mixes else f"{text} | {calls}"
+        return grammar.render(grammar.add_rule("text-and-calls", both))
     return grammar.render(grammar.add_rule("answer-or-calls", f"{answer} | {calls}"))
 
 
@@ -111,11 +115,13 @@ def answer_rule(grammar: Grammar, text_format: TextFormat) -> str | None:
             return None
 
 
-def _arguments(grammar: Grammar, functions: Mapping[int, FunctionTool], max_string: int | None) -> dict[str, str]:
+def _arguments(
+    grammar: Grammar, tool_format: ToolFormat, functions: Mapping[int, FunctionTool], max_string: int | None
+) -> dict[str, str]:
     """The rule of the arguments of each function, by its name.
 
     Raises:
-        ApiError: as ``constraint``, only of a function that is strict; those of others may then be any JSON object.
+        ApiError: as ``constraint``, only of a function that is strict; those of others may then be any.
     """
     rules: dict[str, str] = {}
     for index, function in functions.items():
@@ -124,11 +130,11 @@ def _arguments(grammar: Grammar, functions: Mapping[int, FunctionTool], max_stri
             schema = _parameters(function, param)
             if max_string is not None:
                 _bound_strings(schema, max_string)
-            rules[function.name] = grammar.add_schema(schema, param=param)
+            rules[function.name] = tool_format.add_arguments(grammar, schema, param=param)
         except ApiError:
             if function.strict:
                 raise
-            rules[function.name] = grammar.json_object()
+            rules[function.name] = tool_format.add_any_arguments(grammar)
     return rules
 
 

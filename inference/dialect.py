@@ -9,6 +9,7 @@ import enum
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, assert_never
@@ -64,7 +65,8 @@ class TurnStyle(enum.Enum):
     USER_FIRST = enum.auto()
     """The user begins; an empty message where none is."""
     ALTERNATING = enum.auto()
-    """The user begins and nobody speaks twice in a row; such messages become one."""
+    """The user begins and nobody speaks twice in a row; such messages become one. Calls and outputs do not count: an
+    empty message of the assistant is between an output and the user."""
 
 
 class ToolStyle(enum.Enum):
@@ -74,25 +76,41 @@ class ToolStyle(enum.Enum):
     """By the template, several in one message."""
     SEQUENTIAL = enum.auto()
     """By the template, each in a message of its own, followed by its output."""
+    ALONE = enum.auto()
+    """By the template, which has no place for a text beside them: it is left out."""
     TEXT = enum.auto()
     """As text of the assistant and the user: the template knows no tools."""
+
+
+class CallStyle(enum.Enum):
+    """How messages with calls are given to the template."""
+
+    OBJECT = enum.auto()
+    """Arguments as an object."""
+    JSON = enum.auto()
+    """Arguments as JSON text: the template puts it between texts of its own."""
+    JSON_ALONE = enum.auto()
+    """The same, and content that is empty is none: the template asks by it whether there are calls."""
 
 
 class Dialect(NamedTuple):
     """What a template can render."""
 
     tools: ToolStyle
+    calls: CallStyle
     system: SystemStyle
     turns: TurnStyle
 
     def adapt(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-        """``messages`` so that the template renders them; never empty, and nothing is left out."""
+        """``messages`` so that the template renders them; never empty, and whole but for ``ALONE``."""
         adapted = list(messages) or [ChatMessage("user")]
         match self.tools:
             case ToolStyle.PARALLEL:
                 pass
             case ToolStyle.SEQUENTIAL:
                 adapted = list(_one_call_each(adapted))
+            case ToolStyle.ALONE:
+                adapted = [replace(message, text="") if message.tool_calls else message for message in adapted]
             case ToolStyle.TEXT:
                 adapted = [_tools_as_text(message) for message in adapted]
             case _:
@@ -113,28 +131,30 @@ def find_dialect(template: ChatTemplate, tool_styles: Iterable[ToolStyle] = tupl
     Raises:
         ValueError: there is none; the template is broken.
     """
-    for dialect in itertools.starmap(Dialect, itertools.product(tool_styles, SystemStyle, TurnStyle)):
-        if all(_renders_whole(template, dialect.adapt(conversation)) for conversation in _trials(dialect.tools)):
+    for dialect in itertools.starmap(Dialect, itertools.product(tool_styles, CallStyle, SystemStyle, TurnStyle)):
+        if all(_renders_whole(template, dialect, conversation) for conversation in _trials(dialect.tools)):
             return dialect
     raise ValueError("the chat template does not render simple conversations")
 
 
-def to_template(messages: Iterable[ChatMessage]) -> list[dict[str, object]]:
+def to_template(messages: Iterable[ChatMessage], calls: CallStyle = CallStyle.OBJECT) -> list[dict[str, object]]:
     """``messages`` as Hugging Face's templates take them; roles and keys count as the template's own words."""
-    return [_to_template(message) for message in messages]
+    return [_to_template(message, calls) for message in messages]
 
 
-def _to_template(message: ChatMessage) -> dict[str, object]:
+def _to_template(message: ChatMessage, calls: CallStyle) -> dict[str, object]:
     fields: dict[str, object] = {"role": TracedStr.literal(message.role), "content": message.text}
     if message.reasoning:
         # the field's two names: Qwen's and DeepSeek's, gpt-oss's
         fields |= {"reasoning_content": message.reasoning, "thinking": message.reasoning}
     if message.tool_calls:
+        if calls is CallStyle.JSON_ALONE and not message.text:
+            fields["content"] = None
         fields["tool_calls"] = [
             {
                 "id": _short_id(call.call_id),
                 "type": TracedStr.literal("function"),
-                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
+                "function": {"name": call.name, "arguments": _arguments(call.arguments, calls)},
             }
             for call in message.tool_calls
         ]
@@ -143,8 +163,10 @@ def _to_template(message: ChatMessage) -> dict[str, object]:
     return fields
 
 
-def _arguments(arguments: str) -> object:
-    """Templates expect an object; text that is none stays text."""
+def _arguments(arguments: str, calls: CallStyle) -> object:
+    """Most templates expect an object; text that is none stays text."""
+    if calls is not CallStyle.OBJECT:
+        return arguments
     try:
         value: object = json.loads(arguments)
     except (ValueError, RecursionError):
@@ -153,7 +175,9 @@ def _arguments(arguments: str) -> object:
 
 
 def _short_id(call_id: str) -> str:
-    """Nine letters and digits, the only form that Mistral's templates accept."""
+    """Nine letters and digits, the only form that Mistral's templates accept; ids of that form stay."""
+    if re.fullmatch("[a-zA-Z0-9]{9}", call_id):
+        return call_id
     return hashlib.sha256(call_id.encode("utf-8", "surrogatepass")).hexdigest()[:9]
 
 
@@ -176,10 +200,9 @@ def _one_call_each(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
         if not message.tool_calls:
             yield message
             continue
-        head = replace(message, tool_calls=())
-        if head.text:
-            yield head
-            head = ChatMessage("assistant")
+        head = ChatMessage("assistant", reasoning=message.reasoning)  # thoughts lead to the calls
+        if message.text:
+            yield ChatMessage("assistant", message.text)
         outputs = list(itertools.takewhile(lambda following: following.role == "tool", waiting))
         for call in message.tool_calls:
             yield replace(head, tool_calls=(call,))
@@ -217,8 +240,12 @@ def _order_turns(messages: Sequence[ChatMessage], style: TurnStyle) -> list[Chat
 
 
 def _merged(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
+    before = ""
     for role, group in itertools.groupby(messages, key=lambda message: message.role):
         members = list(group)
+        if role == "user" and before == "tool":
+            yield ChatMessage("assistant")
+        before = role
         if role == "tool" or len(members) == 1:
             yield from members
             continue
@@ -248,6 +275,7 @@ def _trials(tools: ToolStyle) -> Iterator[list[ChatMessage]]:
 
     if tools is not ToolStyle.TEXT:
         yield [message("user"), message("assistant", "a"), output("a")]
+        yield [message("user"), message("assistant", "a"), output("a"), message("user")]
         yield [message("user"), message("assistant", "a"), output("a"), message("assistant"), message("user")]
         yield [message("system"), message("user"), message("assistant", "a", "b"), output("a"), output("b")]
     roles: tuple[Role, ...] = ("user", "assistant", "system")
@@ -256,11 +284,12 @@ def _trials(tools: ToolStyle) -> Iterator[list[ChatMessage]]:
             yield [message(role) for role in order]
 
 
-def _renders_whole(template: ChatTemplate, messages: Sequence[ChatMessage]) -> bool:
-    """Whether every text of ``messages`` is in their rendering."""
+def _renders_whole(template: ChatTemplate, dialect: Dialect, conversation: Sequence[ChatMessage]) -> bool:
+    """Whether every text of ``conversation``, adapted to ``dialect``, is in its rendering."""
+    messages = dialect.adapt(conversation)
     marked = [replace(message, text=TracedStr.of(Content(message.text))) for message in messages]
     try:
-        rendered = template.render(to_template(marked))
+        rendered = template.render(to_template(marked, dialect.calls))
     except ApiError:
         return False
     words = [message.text for message in messages]

@@ -274,9 +274,15 @@ class Generations:
         job.grammar = await self._in_thread(self._constraint, job)
 
     def _answer_parser(self, job: "_Job") -> OutputParser:
-        if not job.rules.allows_calls:
+        tool_format, rules = self._prompts.tool_format, job.rules
+        if not rules.allows_calls and not tool_format.answer_start:
             return PlainParser()
-        return self._prompts.tool_format.new_parser(may_mix=has_free_text(job.request))
+        functions = {
+            tool.function.name: tool.function.parameters
+            for tool in job.request.tools
+            if tool.HasField("function") and tool.function.name in rules.names
+        }
+        return tool_format.new_parser(may_mix=has_free_text(job.request), functions=functions)
 
     def _may_think(self, job: "_Job") -> bool:
         return self._prompts.reasoning.marks is not None and job.prompt.thinking is not ThinkingPlace.CLOSED
@@ -288,11 +294,11 @@ class Generations:
     def _output(self, job: "_Job") -> Output:
         tokenizer, marks = self._engine.tokenizer, self._prompts.reasoning.marks
         parser = self._answer_parser(job)
-        spelled: dict[int, bytes] = {}
+        looked_for = () if isinstance(parser, PlainParser) else self._prompts.tool_format.marks
         if marks is not None and self._may_think(job):
             is_open = job.prompt.thinking is ThinkingPlace.OPEN
             parser = ThinkingParser(marks, is_open=is_open, new_answer_parser=lambda: self._answer_parser(job))
-            spelled = {tokenizer.markers[mark]: mark.encode() for mark in marks if mark in tokenizer.markers}
+            looked_for = (*looked_for, *marks)
         try:
             return Output(
                 tokenizer=tokenizer,
@@ -301,7 +307,7 @@ class Generations:
                 input_tokens=job.prompt.input_tokens,
                 limit=job.limit,
                 resume_token_ids=job.request.resume_token_ids,
-                spelled=spelled,
+                spelled=self._prompts.spelled(looked_for),
                 pauses_after_reasoning=self._has_pause(job),
             )
         except KeyError:
@@ -317,7 +323,10 @@ class Generations:
         is_inside = bool(job.request.resume_token_ids) and (output.has_answer or not self._may_think(job))
         if job.grammar is None or not is_inside or self._engine.info.capabilities.grammar_resume:
             return
-        if not self._is_in_free_text(job, output):
+        if self._is_in_free_text(job, output):
+            if not self._prompts.tool_format.mixes:
+                job.grammar = None  # the text has begun, and no call follows it
+        else:
             message = "The inference worker failed, and the format does not allow another one to go on. Try again."
             raise ApiError(ErrorReason.ERROR_REASON_ENGINE_FAILED, message)
 

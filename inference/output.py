@@ -44,7 +44,7 @@ class Output:
         limit: What it means when the engine has generated all it was allowed to.
         resume_token_ids: What another worker generated; the caller has its deltas already.
         spelled: As ``Detokenizer`` takes it.
-        pauses_after_reasoning: Pause where the thoughts end; see ``is_paused``.
+        pauses_after_reasoning: Pause where the first thoughts end; see ``is_paused``.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Output:
         self._logprobs: list[content_pb2.Logprob] = []
         self._reasoning: list[str] = []
         self._pauses_after_reasoning = pauses_after_reasoning
+        self._has_paused = False
         self.token_ids = list(resume_token_ids)
         """All that were generated so far."""
         self.is_finished = False
@@ -152,7 +153,7 @@ class Output:
         self._output_tokens = self._reasoning_tokens = self._tokens_since_delta = 0
         self._kind = None
         self._token_ids, self._logprobs, self._reasoning, self.token_ids = [], [], [], []
-        self.is_finished = self.is_paused = self.has_answer = self.has_call = False
+        self.is_finished = self.is_paused = self._has_paused = self.has_answer = self.has_call = False
 
     def _take(self, token_id: int, logprob: TokenLogprob | None, events: list[OutputEvent]) -> None:
         self._output_tokens += 1
@@ -185,7 +186,9 @@ class Output:
                 case parsing.PartEnded():
                     if self._token_ids:
                         self._append_delta("", events)
-                    self.is_paused = self._pauses_after_reasoning and self._kind == pb.PART_KIND_REASONING
+                    is_first = self._pauses_after_reasoning and not self._has_paused
+                    self.is_paused = is_first and self._kind == pb.PART_KIND_REASONING
+                    self._has_paused = self._has_paused or self.is_paused
                     self._kind = None
                     self._logprobs = []  # of markup
                     events.append(pb.PartEnded())

@@ -29,10 +29,10 @@ from inference.markers import MarkerIndex
 from inference.mixed import MixedPrompts, images_of
 from inference.template import ChatTemplate
 from inference.tokenizer import Tokenizer
+from inference.tools import native
 from inference.tools.format import ToolFormat
-from inference.tools.hermes import HermesFormat
-from inference.tools.native import native_format
-from inference.tools.prompted import with_tools
+from inference.tools.hermes import HERMES
+from inference.tools.prompted import told_tools, with_tools
 from inference.tools.rules import call_rules
 from inference.traced import Segment, TracedStr
 
@@ -83,6 +83,7 @@ class PromptBuilder:
         *,
         thinking_marks: str = reasoning.AUTO,
         count_mixed: Callable[[MixedPrompt], int] | None = None,
+        tool_format: str = native.AUTO,
     ) -> None:
         """
         Args:
@@ -90,12 +91,13 @@ class PromptBuilder:
             chat_template: Jinja source of the model's chat template.
             context_window: Tokens of prompt and output together.
             thinking_marks: As ``inference.reasoning.find_style`` takes them.
+            tool_format: As ``inference.tools.native.native_format`` takes its name.
             count_mixed: ``Engine.count_tokens`` of an engine that takes images; None: images are refused.
 
         Raises:
             jinja2.TemplateSyntaxError: the template does not compile.
-            ValueError: the template renders no conversation, the marks are malformed, or no character is free to break
-                up markers in content.
+            ValueError: the template renders no conversation, the marks are malformed, there is no such tool format, or
+                no character is free to break up markers in content.
         """
         self._tokenizer = tokenizer
         self._context_window = context_window
@@ -103,12 +105,13 @@ class PromptBuilder:
         self._marker_ids = frozenset(self._markers.ids.values()) | tokenizer.eos_token_ids
         self._template = ChatTemplate(chat_template, tokenizer.special_tokens)
         self._dialect = self._told_dialect = find_dialect(self._template)
-        native = native_format(self._template, self._dialect)
-        if native is None and self._dialect.tools is not ToolStyle.TEXT:
+        spoken = native.native_format(self._template, self._dialect, tool_format)
+        if spoken is None and self._dialect.tools is not ToolStyle.TEXT:
             self._told_dialect = find_dialect(self._template, [ToolStyle.TEXT])
-        self.has_native_tools = native is not None
-        """The chat template tells the model of tools, in a format that we know; else a prompt of ours does."""
-        self.tool_format: ToolFormat = native or HermesFormat()
+        self.has_native_tools = spoken is not None
+        """The model is trained to call; otherwise a prompt of ours shows it how."""
+        self._tells_tools = spoken is not None and spoken.tells_tools
+        self.tool_format: ToolFormat = HERMES if spoken is None else spoken.format
         """How the model writes calls."""
         trial = [ChatMessage("user", "a")]
         self.reasoning = reasoning.find_style(
@@ -145,6 +148,10 @@ class PromptBuilder:
         """The token ids with which a call of each function begins."""
         return {name: self._tokenizer.encode(self.tool_format.call_head(name)) for name in names}
 
+    def spelled(self, marks: Iterable[str]) -> dict[int, bytes]:
+        """Texts of the markers in ``marks``, by id: what a parser has to see of a model's output."""
+        return {self._markers.ids[text]: text.encode() for mark in marks for _, text in self._markers.find(mark)}
+
     def _check_length(self, input_tokens: int) -> None:
         if input_tokens >= self._context_window:
             message = (
@@ -178,8 +185,10 @@ class PromptBuilder:
         thinking = self._thinking_place(rendered)
         marks = self.reasoning.marks
         if request.without_reasoning and marks is not None and thinking is not ThinkingPlace.CLOSED:
-            start = marks.start + "\n" if thinking is ThinkingPlace.FREE else ""
-            rendered = TracedStr.concat([rendered, TracedStr.literal(f"{start}\n{marks.end}\n\n")])
+            # where thoughts are a message of their own, no line ends are around them
+            gap = "" if self.tool_format.answer_start else "\n"
+            start = marks.start + gap if thinking is ThinkingPlace.FREE else ""
+            rendered = TracedStr.concat([rendered, TracedStr.literal(f"{start}{gap}{marks.end}{gap * 2}")])
             thinking = ThinkingPlace.CLOSED
         if images := images_of([message.text for message in messages]):
             assert self._count_mixed is not None, "images were refused"
@@ -208,7 +217,9 @@ class PromptBuilder:
         dialect = self._dialect
         if tools and not self.has_native_tools:
             dialect, messages, tools = self._told_dialect, with_tools(messages, tools), ()
-        return self._template.render(to_template(dialect.adapt(messages)), tools or None, variables)
+        elif tools and not self._tells_tools:
+            messages, tools = told_tools(messages, tools, self.tool_format), ()
+        return self._template.render(to_template(dialect.adapt(messages), dialect.calls), tools or None, variables)
 
     def _thinking_place(self, rendered: TracedStr) -> ThinkingPlace:
         """Content is not asked: what the user wrote opens no thoughts."""

@@ -18,7 +18,10 @@ _KNOWN_MARKS: Final = (
     ThinkingMarks("[THINK]", "[/THINK]"),  # Magistral
     ThinkingMarks("<seed:think>", "</seed:think>"),  # Seed-OSS
     ThinkingMarks("◁think▷", "◁/think▷"),  # Kimi-VL
+    ThinkingMarks("<|channel|>analysis<|message|>", "<|end|>"),  # gpt-oss
 )
+_HARMONY_END: Final = "<|end|>"
+"""The end of any message, in other models' templates too."""
 _SWITCHES: Final = ("enable_thinking", "thinking")
 """Variables by which templates turn thinking on and off: Qwen3's and DeepSeek-V3.1's."""
 _EFFORT: Final = "reasoning_effort"
@@ -49,7 +52,8 @@ class ReasoningStyle(NamedTuple):
         """What to give the chat template so that the model thinks as ``reasoning`` says.
 
         A level that the template does not know becomes the nearest one that it knows; without any it only turns
-        thinking on. A model that thinks by itself, without a mark in its prompt or a switch, cannot be told not to.
+        thinking on. A model that thinks by itself, without a mark in its prompt or a switch, cannot be told not to;
+        one that knows levels then thinks at the lowest.
 
         Raises:
             ApiError: UNSUPPORTED_VALUE: not to think, of a model that always does.
@@ -64,6 +68,8 @@ class ReasoningStyle(NamedTuple):
                     "Unsupported value: 'reasoning.effort' cannot be 'none', as this model always reasons.",
                     "reasoning.effort",
                 )
+            if self.switch is None and self.efforts:
+                return {_EFFORT: TracedStr.literal("low")}
             return {self.switch: False} if self.switch else {}
         variables: dict[str, object] = {self.switch: True} if self.switch else {}
         if self.efforts:
@@ -107,7 +113,7 @@ def _find_marks(source: str, markers: Mapping[str, int], marks: str) -> tuple[Th
             case _:
                 raise ValueError(f"{marks!r} is neither auto, none nor two different marks with a space between them")
     for known in _KNOWN_MARKS:
-        if known.end in source:
+        if known.end in source and (known.end != _HARMONY_END or known.start in source):
             return known, True
     for known in _KNOWN_MARKS:
         if known.start in source:

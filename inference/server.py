@@ -52,6 +52,7 @@ class WorkerServer:
             engine.info.context_window,
             thinking_marks=settings.thinking_marks,
             count_mixed=engine.count_tokens if engine.info.capabilities.images else None,
+            tool_format=settings.tool_format,
         )
         self.generations = Generations(
             engine=engine,

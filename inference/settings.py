@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from antiphon.tls import TlsFiles, is_local
+from inference.tools import native
 
 PREFIX = "INFERENCE_"
 
@@ -28,6 +29,7 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     MODEL_NAME          default            the name that requests use
     CHAT_TEMPLATE       (the model's own)  path of a Jinja chat template
     THINKING_MARKS      auto               auto, none, or what is around the model's thoughts: "<think> </think>"
+    TOOL_FORMAT         auto               auto, or how the model writes calls, such as hermes (docs/models.md)
     CONTEXT_WINDOW      8192               tokens of prompt and output together, per generation
     PARALLEL            4                  generations at once
     THREADS             half the cores     threads of the engine
@@ -62,6 +64,9 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     thinking_marks: Annotated[str, Meta(pattern=r"^(auto|none|\S+ \S+)$")] = "auto"
     """What is around the model's thoughts in its output, with a space between: ``<think> </think>``. auto: as its chat
     template and vocabulary say; none: nothing."""
+    tool_format: Annotated[str, Meta(pattern=r"^[a-z0-9_]+$")] = "auto"
+    """How the model writes calls: the name of one of ``inference.tools.native.FORMATS``. auto: as its chat template
+    renders them."""
     context_window: Annotated[int, Meta(ge=16)] = 8192
     """Tokens of prompt and output together, per generation."""
     parallel: _Positive = 4
@@ -134,6 +139,11 @@ def read_settings(environ: Mapping[str, str]) -> InferenceSettings:
             f"{PREFIX}LISTEN: {settings.listen} can be reached from other machines, and prompts would go there"
             f" unencrypted. Give a certificate (docs/tls.md), or allow it with {PREFIX}ALLOW_PLAINTEXT=true."
         )
+    if settings.tool_format != native.AUTO:
+        try:
+            native.find_format(settings.tool_format)
+        except ValueError as error:
+            raise ValueError(f"{PREFIX}TOOL_FORMAT: {error}") from None
     if settings.engine == "llamacpp" and not settings.model_path:
         raise ValueError(f"{PREFIX}MODEL_PATH: the llamacpp engine needs the path of a GGUF file")
     if settings.engine != "llamacpp" and settings.projector_path:

@@ -5,6 +5,7 @@ alternatives and ``{m,n}``. A body is text; the functions here write the pieces 
 """
 
 import re
+from collections.abc import Callable
 
 from inference.grammar.bodies import MAX_REPEAT, repeated
 from inference.grammar.keywords import refusal
@@ -89,11 +90,22 @@ class Grammar:
             ApiError: INVALID_JSON_SCHEMA, the schema is invalid or says what cannot be enforced; ``param`` is extended
                 to the place, such as ``text.format.schema.properties.age.minimum``.
         """
+        return self._add(SchemaRules.add, schema, param)
+
+    def add_plain_string(self, schema: object, *, param: str) -> str:
+        """A rule for the strings that are valid under ``schema``, without quotes and escapes, none with ``<`` in it.
+
+        Raises:
+            ApiError: as ``add_schema``.
+        """
+        return self._add(SchemaRules.add_plain, schema, param)
+
+    def _add(self, add: Callable[[SchemaRules], str], schema: object, param: str) -> str:
         try:
             document = Document(schema, param=param)
             if not document.is_inhabited(document.root):
                 raise refusal("no value is valid under it", param)
-            return SchemaRules(self, document).add()
+            return add(SchemaRules(self, document))
         except RecursionError as error:
             raise refusal("it is nested too deeply", param) from error
         except GrammarTooLargeError as error:

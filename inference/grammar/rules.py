@@ -18,7 +18,20 @@ from inference.grammar.normal import (
     complexity_at,
 )
 from inference.grammar.recursion import MAX_LEVELS, Recursion
-from inference.grammar.regular import ANY, ANYTHING, Automaton, Ranges, common, compiled, of_texts, union
+from inference.grammar.regular import (
+    ANY,
+    ANYTHING,
+    Automaton,
+    Chars,
+    Ranges,
+    Repeated,
+    common,
+    compiled,
+    complement,
+    of_length,
+    of_texts,
+    union,
+)
 
 if TYPE_CHECKING:
     from inference.grammar.gbnf import Grammar
@@ -30,6 +43,8 @@ _MAX_COUNTED = 20_000
 """Properties that an object names, times those that are counted."""
 
 _ESCAPED: Ranges = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
+_UNMARKED = compiled(Repeated(Chars(complement(((ord("<"), ord("<")),))), 0, None))
+"""Texts without the sign with which marks begin."""
 _RAW: Ranges = union([(0x20, 0x21), (0x23, 0x5B), (0x5D, 0xD7FF), (0xE000, 0x10FFFF)])
 
 
@@ -72,6 +87,32 @@ class SchemaRules:
                 raise refusal(f"its values are nested in themselves more than {MAX_LEVELS} times", param)
             self._grammar.define(self._names[place], " | ".join(bodies))
         return name
+
+    def add_plain(self) -> str:
+        """Add the document's root, whose values are strings: their characters as they are, and ``<`` not among them.
+
+        Raises:
+            ApiError: as ``add``.
+            GrammarTooLargeError: as it says.
+        """
+        root = self._document.root
+        bodies: list[str] = []
+        for branch in self._document.branches(root):
+            match branch:
+                case Values():
+                    bodies += [literal(value) for value in branch.values if isinstance(value, str) and "<" not in value]
+                case Strings():
+                    with complexity_at(root.param):
+                        plain = _UNMARKED & of_length(branch.least, branch.most)
+                        for language in branch.languages:
+                            plain &= language
+                        if not plain.is_empty:
+                            bodies.append(self._automaton("text", plain, _plain))
+                case _:
+                    pass
+        if not bodies:
+            raise refusal("this model's format of calls has no text for its values", root.param)
+        return self._grammar.define(self._grammar.reserve(_last_step(root.param)), " | ".join(bodies))
 
     def _rule(self, place: _Place) -> str:
         if not place.node.members:

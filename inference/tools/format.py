@@ -1,33 +1,54 @@
-"""The protocol of a format of function calls. One file per format; ``native`` says which one a chat template speaks."""
+"""What a format of function calls is made of. One file per family; ``native`` says which one a model speaks."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Protocol
 
 from inference.grammar import Grammar
 from inference.parsing.base import OutputParser
 
 
-class ToolFormat(Protocol):
-    """How a family of models writes calls. Equal ones make equal grammars."""
+class ToolFormat(ABC):
+    """How a family of models writes calls: read by its parser, held to by its grammar. Stateless."""
 
-    def __hash__(self) -> int: ...
+    name: str
+    """In settings and in the documentation."""
+    marks: tuple[str, ...] = ()
+    """What the parser looks for; control tokens in it have to be spelled out."""
+    mixes: bool = True
+    """Calls may follow text in one output; otherwise an output is one or the other."""
+    answer_start: str = ""
+    """What a model writes before an answer; not empty: even outputs without calls need the parser."""
 
-    def new_parser(self, *, may_mix: bool) -> OutputParser:
-        """A parser of text and calls; ``may_mix``: both may be in one output, otherwise it is one or the other."""
-        ...
+    @abstractmethod
+    def new_parser(self, *, may_mix: bool, functions: Mapping[str, str]) -> OutputParser:
+        """A parser of text and calls.
 
+        Args:
+            may_mix: Both may be in one output; otherwise it is one or the other.
+            functions: Those that may be called, each with the JSON Schema of its arguments, perhaps empty.
+        """
+
+    @abstractmethod
     def call_head(self, name: str) -> str:
         """How a call of ``name`` begins, up to the name's last character."""
-        ...
 
+    @abstractmethod
+    def call_text(self, name: str, arguments: str) -> str:
+        """A call, for a prompt that tells the model how to write one.
+
+        Args:
+            arguments: As the format has them.
+        """
+
+    @abstractmethod
     def is_spoken_in(self, rendered: str, name: str) -> bool:
-        """Whether a template that rendered a call of ``name`` wrote it in this format."""
-        ...
+        """Whether a template that rendered a call of ``name``, with an argument ``key``, wrote it in this format."""
 
+    @abstractmethod
     def may_begin_call(self, text: str) -> bool:
         """Whether the end of ``text`` may turn out to be the beginning of a call."""
-        ...
 
+    @abstractmethod
     def add_text(self, grammar: Grammar, *, is_all: bool) -> str:
         """The rule of texts in which no call begins; they may be empty.
 
@@ -35,8 +56,8 @@ class ToolFormat(Protocol):
             is_all: No call follows. Then a text does not begin like one: a model that wants to call would go on with
                 something almost like a call.
         """
-        ...
 
+    @abstractmethod
     def add_calls(self, grammar: Grammar, arguments: Mapping[str, str], *, first: str | None, most: int | None) -> str:
         """The rule of one call or more.
 
@@ -45,4 +66,19 @@ class ToolFormat(Protocol):
             first: The function of the first call; None: any.
             most: The most calls; None: any number.
         """
-        ...
+
+    def add_answer(self, grammar: Grammar, answer: str) -> str:
+        """The rule of outputs that are an answer of the rule ``answer``."""
+        return answer
+
+    def add_arguments(self, grammar: Grammar, schema: object, *, param: str) -> str:
+        """The rule of the arguments that are valid under ``schema``.
+
+        Raises:
+            ApiError: as ``Grammar.add_schema``.
+        """
+        return grammar.add_schema(schema, param=param)
+
+    def add_any_arguments(self, grammar: Grammar) -> str:
+        """The rule of all arguments there may be."""
+        return grammar.json_object()

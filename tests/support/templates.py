@@ -14,7 +14,9 @@ _DEEPSEEK = (
     *("User", "Assistant", "tool▁calls▁begin", "tool▁calls▁end", "tool▁call▁begin", "tool▁call▁end", "tool▁sep"),
     *("tool▁outputs▁begin", "tool▁outputs▁end", "tool▁output▁begin", "tool▁output▁end"),
 )
-_GPT_OSS = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|call|>", "<|return|>")
+_DEEPSEEK_MARKERS = (*(f"<｜{name}｜>" for name in _DEEPSEEK), "<think>", "</think>")
+_DEEPSEEK_ENDS = ("<｜end▁of▁sentence｜>",), "<｜begin▁of▁sentence｜>"
+_GPT_OSS = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|call|>", "<|return|>")
 _COMMAND = ("<|START_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|SYSTEM_TOKEN|>")
 
 
@@ -38,22 +40,23 @@ class TemplateCase:
 CASES = (
     TemplateCase("chatml", _CHATML, ("<|im_end|>",)),
     TemplateCase("command_r", _COMMAND, ("<|END_OF_TURN_TOKEN|>",), "<BOS_TOKEN>"),
-    TemplateCase(
-        "deepseek_r1",
-        (*(f"<｜{name}｜>" for name in _DEEPSEEK), "<think>", "</think>"),
-        ("<｜end▁of▁sentence｜>",),
-        "<｜begin▁of▁sentence｜>",
-    ),
+    TemplateCase("deepseek_r1", _DEEPSEEK_MARKERS, *_DEEPSEEK_ENDS),
+    TemplateCase("deepseek_v3", _DEEPSEEK_MARKERS, *_DEEPSEEK_ENDS),
+    TemplateCase("deepseek_v31", _DEEPSEEK_MARKERS, *_DEEPSEEK_ENDS),
     TemplateCase("gemma", ("<start_of_turn>", "\n\n"), ("<eos>", "<end_of_turn>"), "<bos>"),
     TemplateCase("gpt_oss", _GPT_OSS, ("<|return|>", "<|call|>")),
     TemplateCase("llama2", (), ("</s>",), "<s>"),
     TemplateCase("llama3", _LLAMA3, ("<|end_of_text|>", "<|eot_id|>"), "<|begin_of_text|>"),
     TemplateCase("llama31", (*_LLAMA3, "<|python_tag|>"), ("<|end_of_text|>", "<|eot_id|>"), "<|begin_of_text|>"),
+    TemplateCase("llama32_pythonic", (*_LLAMA3, "<|python_tag|>"), ("<|eot_id|>",), "<|begin_of_text|>"),
     TemplateCase("mistral_v1", ("[INST]", "[/INST]"), ("</s>",), "<s>"),
     TemplateCase("mistral_v3", (*_MISTRAL, "[/TOOL_RESULTS]"), ("</s>",), "<s>"),
+    TemplateCase("mistral_v13", (*_MISTRAL, "[ARGS]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), ("</s>",), "<s>"),
     TemplateCase("phi3", ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"), ("<|endoftext|>", "<|end|>"), "<s>"),
     TemplateCase("qwen25", _QWEN, ("<|im_end|>", "<|endoftext|>")),
     TemplateCase("qwen3", _QWEN, ("<|im_end|>", "<|endoftext|>")),
+    TemplateCase("qwen3_coder", _QWEN, ("<|im_end|>", "<|endoftext|>")),
     TemplateCase("smollm2", _CHATML, ("<|im_end|>",)),
+    TemplateCase("smollm3", _QWEN, ("<|im_end|>",)),
     TemplateCase("zephyr", ("<unk>",), ("</s>",), "<s>"),
 )

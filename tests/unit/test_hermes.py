@@ -14,38 +14,19 @@ from antiphon.responses.v1.response_pb2 import TextConfig, TextFormat, TextForma
 from antiphon.responses.v1.tool_pb2 import FunctionTool, Tool
 from inference.constraint import constraint
 from inference.parsing.base import PartEnded, PartStarted, TextDelta
-from inference.parsing.hermes import HermesParser
-from inference.tools.hermes import HermesFormat
+from inference.tools.hermes import HERMES
 from inference.tools.rules import CallRules
+from tests.support import parsing
 from tests.support.gbnf import Gbnf
+from tests.support.parsing import Parts
 
 CALL, TEXT = PartKind.PART_KIND_FUNCTION_CALL, PartKind.PART_KIND_TEXT
-FORMAT = HermesFormat()
-Parts = list[tuple[PartKind.ValueType, str, str]]
 
 TRICKY = r'{"a": "}</tool_call>\"{[", "b": [{"c": "\\"}, {}], "é": "<tool_call>"}'
 
 
 def parts_of(portions: Iterable[str], *, may_mix: bool = True) -> Parts:
-    """Kind, name and text of the parts that the portions add up to; checks the order of the events."""
-    parser = HermesParser(may_mix=may_mix)
-    parts: Parts = []
-    is_open = False
-    for event in [*(event for portion in portions for event in parser.feed(portion)), *parser.finish()]:
-        match event:
-            case PartStarted():
-                assert not is_open
-                is_open = True
-                parts.append((event.kind, event.name, ""))
-            case TextDelta():
-                assert is_open
-                assert event.text
-                parts[-1] = (*parts[-1][:2], parts[-1][2] + event.text)
-            case PartEnded():
-                assert is_open
-                is_open = False
-    assert not is_open
-    return parts
+    return parsing.parts_of(HERMES.new_parser(may_mix=may_mix, functions={}), portions)
 
 
 def written(name: str, arguments: str) -> str:
@@ -119,7 +100,7 @@ def test_any_portions_of_any_text_make_the_same_parts(pieces: list[str], cuts: l
 
 
 def test_arguments_come_as_they_are_written() -> None:
-    parser = HermesParser()
+    parser = HERMES.new_parser(may_mix=True, functions={})
     assert parser.feed('<tool_call>\n{"name": "f", "arguments": {"a') == [PartStarted(CALL, "f"), TextDelta('{"a')]
     assert parser.feed('": 1') == [TextDelta('": 1')]
     assert parser.feed("}}") == [TextDelta("}"), PartEnded()]
@@ -143,7 +124,7 @@ ARGUMENTS = {"weather": ['{"city": "Graz"}', '{"city":"Linz"}'], "now": ["{}"]}
 
 
 def grammar(rules: CallRules, text: TextConfig | None = None, **limits: int) -> Gbnf:
-    rendered = constraint(GenerateRequest(tools=TOOLS, text=text), rules, FORMAT, **limits)
+    rendered = constraint(GenerateRequest(tools=TOOLS, text=text), rules, HERMES, **limits)
     assert rendered is not None
     return Gbnf(rendered)
 
@@ -204,7 +185,7 @@ def test_an_answer_without_calls_neither_has_a_mark_nor_begins_like_one(text: st
 
 
 def test_where_nothing_is_known_of_calls_there_is_no_grammar() -> None:
-    assert constraint(GenerateRequest(), CallRules(), FORMAT) is None
+    assert constraint(GenerateRequest(), CallRules(), HERMES) is None
 
 
 def test_an_answer_in_a_format_or_calls_are_alternatives() -> None:
@@ -224,7 +205,7 @@ def test_strings_of_any_length_can_be_bounded() -> None:
         }
     }
     request = GenerateRequest(tools=[tool("f", json.dumps(parameters))])
-    rendered = constraint(request, CallRules(("f",), is_required=True, most=1), FORMAT, max_string=3)
+    rendered = constraint(request, CallRules(("f",), is_required=True, most=1), HERMES, max_string=3)
     assert rendered is not None
     takes = Gbnf(rendered).matches
     assert takes(written("f", '{"a": "123", "b": "123456789"}'))

@@ -1,0 +1,86 @@
+"""The format of a family that writes arguments as JSON between fixed texts, made of its syntax."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from inference.detokenizer import open_start
+from inference.grammar import Grammar, alternatives, literal
+from inference.parsing.base import OutputParser
+from inference.parsing.calls import CallParser, CallSyntax
+from inference.tools.format import ToolFormat
+from inference.tools.text import add_text_without, other_than
+
+_SPACE = re.compile(r"(\s+)")
+
+
+class MarkedFormat(ToolFormat):
+    """``ToolFormat`` of a ``CallSyntax``.
+
+    Args:
+        lures: How what text must not have begins: models that may not write a mark make up others much like it.
+    """
+
+    def __init__(self, name: str, syntax: CallSyntax, *, lures: Sequence[str] = ()) -> None:
+        self.name = name
+        self._syntax = syntax
+        self._lures = tuple(lures) or ((syntax.mark,) if syntax.mark else ())
+        self.mixes = bool(syntax.mark)
+        parts = (syntax.section_start, syntax.call_start, syntax.name_end, syntax.call_end, syntax.section_end)
+        self.marks = (*parts, syntax.separator, syntax.id_mark, *syntax.other_starts)
+
+    def new_parser(self, *, may_mix: bool, functions: Mapping[str, str]) -> OutputParser:
+        return CallParser(self._syntax, may_mix=may_mix, names=functions.keys())
+
+    def call_head(self, name: str) -> str:
+        return f"{self._syntax.section_start}{self._syntax.call_start}{name}"
+
+    def call_text(self, name: str, arguments: str) -> str:
+        syntax = self._syntax
+        return f"{self.call_head(name)}{syntax.name_end}{arguments}{syntax.call_end}{syntax.section_end}"
+
+    def is_spoken_in(self, rendered: str, name: str) -> bool:
+        """Templates write an object of arguments, or its text in quotes."""
+        starts = [match.start() for match in re.finditer(re.escape(self._syntax.mark or "{"), rendered)]
+        heads = (self._syntax.first_head.match(rendered[start:]) for start in starts)
+        return any(head is not None and head[1] == name for head in heads)
+
+    def may_begin_call(self, text: str) -> bool:
+        mark = self._syntax.mark
+        return open_start(text, mark) < len(text) if mark else self._syntax.first_head.may_begin(text.lstrip())
+
+    def add_text(self, grammar: Grammar, *, is_all: bool) -> str:
+        if not self._lures:
+            return _add_other_beginning(grammar, self._syntax)
+        text = add_text_without(grammar, self._lures)
+        if not is_all:
+            return text
+        return grammar.add_rule("answer", f"({other_than({lure[0] for lure in self._lures})} {text})?")
+
+    def add_calls(self, grammar: Grammar, arguments: Mapping[str, str], *, first: str | None, most: int | None) -> str:
+        syntax = self._syntax
+        calls = {name: grammar.add_rule(f"call-{name}", _call(syntax, name, rule)) for name, rule in arguments.items()}
+        call = grammar.add_rule("call", alternatives(calls.values()))
+        head = call if first is None else calls[first]
+        following = grammar.add_rule("following-call", f"{_spaced(syntax.separator)} {call}".strip())
+        more = "" if most == 1 else grammar.repeat(following, 0, None if most is None else most - 1)
+        pieces = (_spaced(syntax.section_start), head, more, _spaced(syntax.section_end))
+        return grammar.add_rule("calls", " ".join(filter(None, pieces)))
+
+
+def _call(syntax: CallSyntax, name: str, arguments: str) -> str:
+    """Line ends may be missing: models are trained with them, or without."""
+    pieces = (_spaced(syntax.call_start + name + syntax.name_end), arguments, _spaced(syntax.call_end))
+    return " ".join(filter(None, pieces))
+
+
+def _spaced(text: str) -> str:
+    """``text``, in which line ends may be missing; empty if it is."""
+    lines = text.split("\n")
+    return f" {literal(chr(10))}? ".join(literal(line) if line else "" for line in lines).strip()
+
+
+def _add_other_beginning(grammar: Grammar, syntax: CallSyntax) -> str:
+    """The rule of texts that do not begin like a call, where no mark tells calls from text."""
+    starts = {start.lstrip()[0] for start in (syntax.call_start, *syntax.other_starts)}
+    anything = grammar.add_rule("anything", f"{other_than(())}*")
+    return grammar.add_rule("answer", f"[ \\n\\t]* ({other_than({*starts, ' ', *chr(10), *chr(9)})} {anything})?")
