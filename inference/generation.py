@@ -176,6 +176,8 @@ class Generations:
         params = sampling_params(
             job.request, max_tokens=max_tokens, min_p=self._min_p, end_bias=self._end_bias, grammar=grammar
         )
+        if grammar is not None:
+            params = replace(params, marker_token_ids=tuple(self._prompts.spelled(self._looked_for(job))))
         if job.rules.is_required and not self._prompts.has_native_tools:
             params = replace(params, temperature=0.0)  # what an untrained model knows of calls drowns in its noise
         prompt = self._prompts.continued(job.prompt, output.token_ids)
@@ -201,19 +203,23 @@ class Generations:
         output = Output(
             tokenizer=self._engine.tokenizer,
             stop=(),
-            parser=PlainParser(),
+            parser=self._answer_parser(job),
             input_tokens=job.prompt.input_tokens,
             limit=job.limit,
+            spelled=self._prompts.spelled(self._looked_for(job)),
         )
+        is_text = False  # more thoughts are no summary
         async with aclosing(self._run_engine(job, output)) as steps:
             async for events in steps:
                 for event in events:
                     match event:
                         case pb.PartStarted():
-                            yield pb.PartStarted(kind=pb.PART_KIND_REASONING_SUMMARY)
-                        case Delta() if event.text:
+                            is_text = event.kind == pb.PART_KIND_TEXT
+                            if is_text:
+                                yield pb.PartStarted(kind=pb.PART_KIND_REASONING_SUMMARY)
+                        case Delta() if event.text and is_text:
                             yield Delta(event.text, [])
-                        case pb.PartEnded():
+                        case pb.PartEnded() if is_text:
                             yield event
                         case _:
                             pass
@@ -273,9 +279,14 @@ class Generations:
             job.rules = job.rules.calling(choice.best) if is_call else job.rules.answering()
         job.grammar = await self._in_thread(self._constraint, job)
 
+    def _looked_for(self, job: "_Job") -> tuple[str, ...]:
+        """The marks that are to be seen in answers; none where all is text."""
+        tool_format = self._prompts.tool_format
+        return tool_format.marks if job.rules.allows_calls or tool_format.answer_start else ()
+
     def _answer_parser(self, job: "_Job") -> OutputParser:
         tool_format, rules = self._prompts.tool_format, job.rules
-        if not rules.allows_calls and not tool_format.answer_start:
+        if not self._looked_for(job):
             return PlainParser()
         functions = {
             tool.function.name: tool.function.parameters
@@ -294,7 +305,7 @@ class Generations:
     def _output(self, job: "_Job") -> Output:
         tokenizer, marks = self._engine.tokenizer, self._prompts.reasoning.marks
         parser = self._answer_parser(job)
-        looked_for = () if isinstance(parser, PlainParser) else self._prompts.tool_format.marks
+        looked_for = self._looked_for(job)
         if marks is not None and self._may_think(job):
             is_open = job.prompt.thinking is ThinkingPlace.OPEN
             parser = ThinkingParser(marks, is_open=is_open, new_answer_parser=lambda: self._answer_parser(job))

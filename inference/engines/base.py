@@ -75,6 +75,8 @@ class SamplingParams:
     """None: no log probabilities; otherwise this many candidates a token, 0 to ``max_top_logprobs``."""
     grammar: str | None = None
     """GBNF text: its ``root`` generates what may come, and the turn ends only where that is whole."""
+    marker_token_ids: tuple[int, ...] = ()
+    """Control tokens that may come where ``grammar`` has the text that names them; no others may."""
     forced_token_ids: tuple[int, ...] = ()
     """If not empty, the ids that are generated, however unlikely: to learn their log probabilities. As many as
     ``max_tokens``, and all whole characters; not with ``grammar``."""

@@ -103,6 +103,21 @@ async def test_a_control_token_does_not_stand_for_the_text_that_names_it(llamacp
     assert text == "<|im_start|>"
 
 
+@pytest.mark.parametrize("may_come", [True, False])
+async def test_a_control_token_that_may_come_stands_for_the_text_that_names_it(
+    llamacpp: Subject, may_come: bool
+) -> None:
+    tokenizer = llamacpp.engine.tokenizer
+    start, end = tokenizer.markers["<|im_start|>"], tokenizer.markers["<|im_end|>"]
+    prompt = [*llamacpp.chat("Say hi."), *tokenizer.encode("Hi!"), end, *tokenizer.encode("\n")]
+    grammar = 'root ::= "<|im_start|>user"\n'
+    markers = (start,) if may_come else ()
+    params = replace(GREEDY, max_tokens=40, grammar=grammar, marker_token_ids=markers)
+    generated = await generate(llamacpp.engine, prompt, params)
+    assert (list(generated.token_ids) == [start, *tokenizer.encode("user")]) == may_come
+    assert (start in generated.token_ids) == may_come
+
+
 @pytest.mark.parametrize("grammar", ["root ::= nothing\n", 'root ::= "a\n', 'other ::= "a"\n'])
 async def test_a_broken_grammar_fails_the_generation(llamacpp: Subject, grammar: str) -> None:
     with pytest.raises(EngineError):

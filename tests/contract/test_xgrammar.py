@@ -12,7 +12,8 @@ from antiphon.responses.v1.tool_pb2 import FunctionTool, Tool, ToolChoiceMode
 from inference.constraint import constraint
 from inference.engines.scripted.tokenizer import ScriptedTokenizer
 from inference.grammar import Grammar, char_class
-from inference.tools.hermes import HermesFormat
+from inference.tools.format import ToolFormat
+from inference.tools.native import FORMATS
 from inference.tools.rules import call_rules
 from tests.contract.test_grammars import SCHEMAS, grammar_of
 from tests.support.gbnf import Gbnf
@@ -56,13 +57,14 @@ def test_it_reads_the_grammars_of_any_schema(xgrammar: XGrammar, case: Case) -> 
     check(xgrammar, grammar_of(case.schema))
 
 
+@pytest.mark.parametrize("tool_format", FORMATS, ids=lambda known: known.name)
 @pytest.mark.parametrize("choice", ["AUTO", "REQUIRED", "NONE"])
-def test_it_reads_the_grammars_of_calls(xgrammar: XGrammar, choice: str) -> None:
+def test_it_reads_the_grammars_of_calls(xgrammar: XGrammar, choice: str, tool_format: ToolFormat) -> None:
     parameters = '{"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}'
     tools = [Tool(function=FunctionTool(name=name, parameters=parameters)) for name in ("get_weather", "get_time")]
     request = GenerateRequest(tools=tools)
     request.tool_choice.mode = ToolChoiceMode.Value(f"TOOL_CHOICE_MODE_{choice}")
-    grammar = constraint(request, call_rules(request), HermesFormat())
+    grammar = constraint(request, call_rules(request), tool_format)
     assert grammar is not None
     check(xgrammar, grammar, texts=30)
 

@@ -226,8 +226,9 @@ class Generation:
             "n_probs": 0 if params.top_logprobs is None else max(1, params.top_logprobs),
         }
         if self._grammar is not None:
-            # control tokens: to llama.cpp they are the text that names them, to everybody else nothing
-            bias = [[token_id, False] for token_id in self._tokenizer.silent_token_ids]
+            # control tokens: to llama.cpp they are the text that names them, to everybody but a parser nothing
+            silent = set(self._tokenizer.silent_token_ids).difference(params.marker_token_ids)
+            bias = [[token_id, False] for token_id in silent]
             request |= {"grammar": self._grammar, "logit_bias": bias}
         elif params.end_bias:  # of log probabilities llama.cpp tells those without it
             request["logit_bias"] = [[token_id, params.end_bias] for token_id in self._stop_ids]
