@@ -263,6 +263,17 @@ def test_the_format_of_calls_is_found_in_the_template() -> None:
     assert found == FORMATS
 
 
+def test_gpt_oss_reads_again_what_it_thought_before_a_call_and_not_before_an_answer() -> None:
+    def thought(text: str) -> Item:
+        return Item(reasoning=Reasoning(content=[ContentPart(reasoning_text=ReasoningText(text=text))]))
+
+    answered = [user("Hi"), thought("Greet."), message(Role.ROLE_ASSISTANT, "Hello.")]
+    calling = [user("Look"), thought("Use f."), call("c", "f"), output("c", "x")]
+    text = told("gpt_oss", GenerateRequest(items=[*answered, *calling], tools=[tool("f")]))
+    assert "<|start|>assistant<|channel|>analysis<|message|>Use f.<|end|><|start|>assistant to=functions.f" in text
+    assert "Greet." not in text
+
+
 def test_a_format_can_be_given() -> None:
     tokenizer = CASE["qwen3"].tokenizer()
     prompts = PromptBuilder(tokenizer, CASE["qwen3"].source, CONTEXT_WINDOW, tool_format="qwen3_coder")
