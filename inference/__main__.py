@@ -9,7 +9,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, assert_never
 
@@ -17,6 +18,7 @@ import uvloop
 
 from antiphon.logs import configure_logging
 from inference.engines.base import Engine, EngineDead
+from inference.gpu import NoGpu, cuda_environment, taken_gpus
 from inference.server import WorkerServer
 from inference.settings import InferenceSettings, read_settings
 
@@ -33,22 +35,39 @@ def main() -> NoReturn:
 
     Leaves without Python's own clean-up, which waits for threads: an engine's may hang in native code.
     """
+    held = ExitStack()  # for as long as this process lives
     try:
         settings = read_settings(os.environ)
+        configure_logging(settings.log_level)
+        held.enter_context(own_gpus(settings))
         engine = create_engine(settings)
-    except ValueError as error:
+    except (ValueError, NoGpu) as error:
         print(f"inference: {error}", file=sys.stderr)
-        sys.exit(2)
-    configure_logging(settings.log_level)
+        sys.exit(1 if isinstance(error, NoGpu) else 2)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # see ``run``
-    loop = uvloop.new_event_loop()
     try:
-        code = loop.run_until_complete(run(settings, engine))
+        code = uvloop.new_event_loop().run_until_complete(run(settings, engine))
     except Exception:
         log.exception("worker failed")
         code = 1
     logging.shutdown()
     os._exit(code)
+
+
+@contextmanager
+def own_gpus(settings: InferenceSettings) -> Iterator[None]:
+    """Hold the GPUs that the settings ask for; CUDA, which nothing may have loaded yet, will see no others.
+
+    Raises:
+        NoGpu: they cannot be had.
+    """
+    if not settings.gpus:
+        yield
+        return
+    with taken_gpus(settings.gpus, Path(settings.gpu_locks), wait_s=settings.gpu_wait_s) as gpus:
+        os.environ.update(cuda_environment(gpus))
+        log.info("GPUs taken", extra={"gpus": [gpu.uuid for gpu in gpus]})
+        yield
 
 
 def create_engine(settings: InferenceSettings) -> Engine:

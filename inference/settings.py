@@ -33,6 +33,9 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     CONTEXT_WINDOW      8192               tokens of prompt and output together, per generation
     PARALLEL            4                  generations at once
     THREADS             half the cores     threads of the engine
+    GPUS                0                  GPUs for this worker alone; 0: all that CUDA shows, shared
+    GPU_LOCKS           (empty)            folder that settles which are whose, shared by the machine's workers
+    GPU_WAIT_S          120                how long to wait for GPUs that are taken
     MIN_P               0.05 (trtllm: 0)   leave out tokens less likely than this share of the likeliest; 0: none
     END_BIAS            0                  added to the logits of the tokens that end the turn; 0: none
     MAX_WAITING         256                generations that wait for their turn, or are being prepared
@@ -73,6 +76,12 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Generations at once."""
     threads: Annotated[int, Meta(ge=0)] = 0
     """Threads of the engine; 0: half the cores, at least one."""
+    gpus: Annotated[int, Meta(ge=0)] = 0
+    """GPUs to take for this worker alone, as many as its model is spread over; 0: all that CUDA shows, shared."""
+    gpu_locks: str = ""
+    """Folder with the locks that settle which GPUs are whose, shared by all workers of the machine."""
+    gpu_wait_s: _Seconds = 120
+    """How long to wait at the start for GPUs that are taken."""
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.05
     """Tokens with less than this share of the likeliest one's probability are never sampled. The API has no such
     parameter and its default temperature is 1, at which small models talk nonsense, or without end, for want of it.
@@ -150,6 +159,10 @@ def read_settings(environ: Mapping[str, str]) -> InferenceSettings:
         raise ValueError(f"{PREFIX}PROJECTOR_PATH: the {settings.engine} engine has no use for a projector")
     if settings.engine != "trtllm" and settings.engine_settings:
         raise ValueError(f"{PREFIX}ENGINE_SETTINGS: the {settings.engine} engine has no settings file")
+    if settings.gpus and not settings.gpu_locks:
+        raise ValueError(f"{PREFIX}GPU_LOCKS: to take GPUs needs a folder that all workers of the machine share")
+    if settings.gpus and "CUDA_VISIBLE_DEVICES" in environ:
+        raise ValueError(f"{PREFIX}GPUS: CUDA_VISIBLE_DEVICES has chosen the GPUs already")
     return _for_trtllm(settings, values) if settings.engine == "trtllm" else settings
 
 
