@@ -15,6 +15,8 @@ from stack.errors import StackError
 from stack.models.catalog import DEFAULT_MODEL, obtain
 from stack.owners import erase, new_key
 from stack.ports import HIGHEST_PORT, PortWish
+from stack.probe import probe
+from stack.services import edges, worker
 from stack.state import default_folder
 from stack.up import LOOPBACK, UpOptions, up
 
@@ -61,6 +63,20 @@ def _run_new_key(options: argparse.Namespace) -> int:
 
 def _run_erase(options: argparse.Namespace) -> int:
     return erase(options.owner, state=options.state, redis_url=options.redis_url, environ=os.environ)
+
+
+def _run_edges(options: argparse.Namespace) -> int:
+    edges(options.processes, os.environ, drain_timeout_s=options.drain_timeout, out=sys.stderr)
+    return 0
+
+
+def _run_worker(options: argparse.Namespace) -> int:
+    worker(options.model, os.environ, out=sys.stderr)
+
+
+def _run_probe(options: argparse.Namespace) -> int:
+    probe(options.url, timeout_s=options.timeout)
+    return 0
 
 
 def _run_doctor(options: argparse.Namespace) -> int:
@@ -121,6 +137,32 @@ def _parser() -> argparse.ArgumentParser:
     erase_one.add_argument("--redis-url", metavar="URL", help="the server, if it is not the running stack's own")
     _add_state(erase_one)
     erase_one.set_defaults(run=_run_erase)
+
+    edge = commands.add_parser(
+        "edges",
+        help="run edges alone, in the foreground",
+        description="Runs edges that share the addresses in EDGE_HTTP_LISTEN and EDGE_GRPC_LISTEN; their settings"
+        " (EDGE_...) are read from the environment.",
+    )
+    edge.add_argument("--processes", type=_count, default=1, metavar="N", help="(default: 1)")
+    edge.add_argument(
+        "--drain-timeout", type=_seconds, default=60.0, metavar="S", help="time of running responses at the stop"
+    )
+    edge.set_defaults(run=_run_edges)
+
+    single = commands.add_parser(
+        "worker",
+        help="run one llama.cpp worker alone, after fetching its model",
+        description="Fetches the model into the cache if it is not there, then becomes `python -m inference`; its"
+        " settings (INFERENCE_...) are read from the environment.",
+    )
+    single.add_argument("--model", default=DEFAULT_MODEL, metavar="PATH|NAME", help=_MODEL_HELP)
+    single.set_defaults(run=_run_worker)
+
+    ask = commands.add_parser("probe", help="ask a service whether it can serve; the exit code tells")
+    ask.add_argument("url", metavar="URL", help="http://host:port/readyz of an edge, or grpc://host:port")
+    ask.add_argument("--timeout", type=_seconds, default=5.0, metavar="S", help="(default: 5)")
+    ask.set_defaults(run=_run_probe)
 
     check = commands.add_parser("doctor", help="check what `up` needs, one line each")
     _add_places(check)

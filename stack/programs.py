@@ -49,6 +49,12 @@ def valkey(state: State, environ: Mapping[str, str]) -> Program:
     )
 
 
+def model_settings(model: Model, environ: Mapping[str, str]) -> dict[str, str]:
+    """``environ`` for a worker of ``model``: what suits the model goes before it, unless it names another engine."""
+    own_engine = "INFERENCE_ENGINE" not in environ
+    return {**(model.settings if own_engine else {}), **environ, "INFERENCE_MODEL_PATH": str(model.path)}
+
+
 def worker(
     number: int,
     state: State,
@@ -61,17 +67,14 @@ def worker(
 ) -> Program:
     """An inference worker; settings that the user's environment has besides these go through to it."""
     name = f"worker-{number}"
-    own_engine = "INFERENCE_ENGINE" not in environ
     sight = {} if projector is None else {"INFERENCE_PROJECTOR_PATH": str(projector.absolute())}
     return Program(
         name=name,
         command=[sys.executable, "-m", "inference"],
         environ={
-            **(model.settings if own_engine else {}),
-            **environ,
+            **model_settings(model, environ),
             **sight,
             "INFERENCE_LISTEN": listen,
-            "INFERENCE_MODEL_PATH": str(model.path),
             "INFERENCE_MODEL_NAME": model.name,
             "INFERENCE_DRAIN_TIMEOUT_S": str(drain_timeout_s),
         },
@@ -108,5 +111,16 @@ def edge(
             "EDGE_DRAIN_TIMEOUT_S": str(drain_timeout_s),
         },
         log_path=state.new_log(name),
+        stop_grace_s=drain_timeout_s + _STOP_GRACE_S,
+    )
+
+
+def sharing_edge(number: int, environ: Mapping[str, str], *, drain_timeout_s: float) -> Program:
+    """One of several edges on the addresses that the environment names; it logs to this process's standard error."""
+    return Program(
+        name=f"edge-{number}",
+        command=[sys.executable, "-m", "edge"],
+        environ={**environ, "EDGE_REUSE_PORT": "true", "EDGE_DRAIN_TIMEOUT_S": str(drain_timeout_s)},
+        log_path=None,
         stop_grace_s=drain_timeout_s + _STOP_GRACE_S,
     )

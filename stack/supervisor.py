@@ -5,7 +5,7 @@ import os
 import signal
 from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +29,8 @@ class Program:
     name: str
     command: Sequence[str]
     environ: Mapping[str, str]
-    log_path: Path
-    """Gets what the child writes, appended."""
+    log_path: Path | None
+    """Gets what the child writes, appended; None: it goes where this process writes to."""
     stop_grace_s: float
     """How long it may take to end after SIGTERM before it is killed."""
     inherited_fds: tuple[int, ...] = ()
@@ -100,10 +100,12 @@ class Supervisor:
                 failed_starts += 1
             delay_s = min(_FIRST_DELAY_S * 2**failed_starts, _LONGEST_DELAY_S)
             if failed_starts == FAILED_STARTS:
-                raise CrashLoop(
-                    f"{program.name} does not start: it {_describe(code)}, {failed_starts} times;"
-                    f" the end of {program.log_path}:\n{_log_tail(program.log_path)}"
+                told = (
+                    ""
+                    if program.log_path is None
+                    else f"; the end of {program.log_path}:\n{_log_tail(program.log_path)}"
                 )
+                raise CrashLoop(f"{program.name} does not start: it {_describe(code)}, {failed_starts} times{told}")
             self._report(f"{program.name} {_describe(code)}, starting it again")
             await asyncio.sleep(delay_s)
             child.process = await _spawn(program)
@@ -141,7 +143,7 @@ async def supervisor(report: Callable[[str], None]) -> AsyncGenerator[Supervisor
 
 
 async def _spawn(program: Program) -> Process:
-    with program.log_path.open("ab") as log:
+    with nullcontext() if program.log_path is None else program.log_path.open("ab") as log:
         return await asyncio.create_subprocess_exec(
             *program.command,
             env=dict(program.environ),

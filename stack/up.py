@@ -15,13 +15,13 @@ from stack import programs
 from stack.errors import StackError
 from stack.models.catalog import Model, obtain
 from stack.ports import PortWish, address, free_ports, reachable_host
+from stack.probe import http_get
 from stack.state import State, opened_state
 from stack.supervisor import Supervisor, supervisor
 
 LOOPBACK = "127.0.0.1"
 _POLL_INTERVAL_S = 0.1
 _PROBE_TIMEOUT_S = 5.0
-_MAX_PROBE_BYTES = 65_536
 _KEY_SETTINGS = ("EDGE_API_KEYS", "EDGE_API_KEYS_FILE")
 _VALKEY_TIMEOUT_S = 60.0
 """Reading a large append-only file takes a while, but the socket is there before that."""
@@ -213,7 +213,7 @@ async def _until_ready(http: str, timeout_s: float, *, logs: Path) -> None:
             while True:
                 try:
                     async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                        status, answer = await _get(http, "/readyz")
+                        status, answer = await http_get(http, "/readyz")
                 except (OSError, TimeoutError, ValueError):  # not listening yet, or half an answer
                     status = 0
                 if status == HTTPStatus.OK:
@@ -223,25 +223,6 @@ async def _until_ready(http: str, timeout_s: float, *, logs: Path) -> None:
         raise StackError(
             f"not ready after {timeout_s:.0f} s (--ready-timeout): /readyz says {answer!r}; logs are in {logs}"
         ) from None
-
-
-async def _get(http: str, path: str) -> tuple[int, str]:
-    """Status and body of a GET at ``host:port``, past any proxy.
-
-    Raises:
-        OSError: no connection.
-        ValueError: no HTTP answer.
-    """
-    target = urlsplit(f"//{http}")
-    reader, writer = await asyncio.open_connection(reachable_host(target.hostname or ""), target.port)
-    try:
-        writer.write(f"GET {path} HTTP/1.0\r\nHost: {http}\r\n\r\n".encode())
-        answer = await reader.read(_MAX_PROBE_BYTES)
-    finally:
-        writer.close()
-    head, _, body = answer.decode(errors="replace").partition("\r\n\r\n")
-    _, _, rest = head.partition(" ")  # after the protocol's version
-    return int(rest[:3]), body.strip()
 
 
 def _welcome(addresses: _Addresses, model: Model, *, seconds: float, has_keys: bool) -> str:

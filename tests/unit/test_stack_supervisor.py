@@ -109,11 +109,13 @@ async def test_a_child_that_ignores_sigterm_is_killed_after_its_grace(children: 
 async def test_kill_cuts_a_stop_short(children: Children) -> None:
     refusing = children.program("edge", REFUSE_TERM, stop_grace_s=1000)
     async with asyncio.timeout(WAIT_S), supervisor(lambda _: None) as stack, asyncio.TaskGroup() as tasks:
+        log_path = refusing.log_path
+        assert log_path is not None
         await stack.start(refusing)
         pid = await children.started("edge", times=2)
         tasks.create_task(stack.stop())
         await asyncio.to_thread(
-            wait_until, lambda: refusing.log_path.read_text() == "no\n", timeout_s=WAIT_S, what="the refusal"
+            wait_until, lambda: log_path.read_text() == "no\n", timeout_s=WAIT_S, what="the refusal"
         )
         stack.kill()
     assert not is_running(pid)
