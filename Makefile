@@ -1,6 +1,7 @@
 # make run        start everything on this machine (ARGS="--port 9000" and whatever else `antiphon up --help` lists)
 # make test       lint, types and all quick tests, two at a time
 # make test-all   the slow tests too, among them clients that others wrote, in Python and JavaScript
+# make test-containers   images and compose.yaml, run by Docker: answers, scaling, deaths, rolling restarts
 # make coverage   the quick tests again, with branch coverage of this process
 # make bench      CPU per event and other numbers, as ratios in one run
 # make lint       formatting, lint, types, import rules, proto rules
@@ -11,7 +12,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := run
-.PHONY: coverage run test test-fast test-slow test-all lint bench model clean
+.PHONY: coverage run test test-fast test-slow test-containers test-all lint bench model clean
 
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -56,6 +57,9 @@ coverage: $(VENV)/.dev model
 
 test-slow: $(VENV)/.judges model
 	$(BIN)/pytest -m slow
+
+test-containers: $(VENV)/.dev
+	$(BIN)/pytest -m containers tests/containers
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench
