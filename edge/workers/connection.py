@@ -46,9 +46,18 @@ class WorkerConnection:
         silence_s: A worker that sends nothing for this long counts as gone.
         changed: Set whenever a worker comes or goes.
         tls: How it is called by TLS; None: without.
+        certified_name: What its certificate must name; None: the host of ``target``.
     """
 
-    def __init__(self, target: str, *, silence_s: float, changed: asyncio.Event, tls: TlsFiles | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        silence_s: float,
+        changed: asyncio.Event,
+        tls: TlsFiles | None = None,
+        certified_name: str | None = None,
+    ) -> None:
         self.target = target
         self.model: pb.ModelInfo | None = None
         """What the worker serves; kept while it is away, so that its model's name stays known."""
@@ -57,6 +66,7 @@ class WorkerConnection:
         self._silence_s = silence_s
         self._changed = changed
         self._tls = tls
+        self._certified_name = certified_name
         self._stream: WorkerStream | None = None
         self._counting = 0
         self._stub: InferenceServiceAsyncStub | None = None
@@ -124,7 +134,8 @@ class WorkerConnection:
         """A channel of its own for each connection, so that a renewed certificate is used."""
         if self._tls is None:
             return grpc.aio.insecure_channel(self.target, options=_CHANNEL_OPTIONS)
-        return grpc.aio.secure_channel(self.target, channel_credentials(self._tls), options=_CHANNEL_OPTIONS)
+        name = [] if self._certified_name is None else [("grpc.ssl_target_name_override", self._certified_name)]
+        return grpc.aio.secure_channel(self.target, channel_credentials(self._tls), options=[*_CHANNEL_OPTIONS, *name])
 
     async def _serve(self, stub: "InferenceServiceAsyncStub") -> bool:
         """Hold one stream until it ends; say whether it was ever open."""

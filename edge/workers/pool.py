@@ -135,8 +135,10 @@ class WorkerPool:
     def _workers(self) -> list[WorkerConnection]:
         return [*self._fixed, *(worker for workers in self._discovered.values() for worker in workers.values())]
 
-    def _connection(self, target: str) -> WorkerConnection:
-        return WorkerConnection(target, silence_s=self._silence_s, changed=self._changed, tls=self._tls)
+    def _connection(self, target: str, certified_name: str | None = None) -> WorkerConnection:
+        return WorkerConnection(
+            target, silence_s=self._silence_s, changed=self._changed, tls=self._tls, certified_name=certified_name
+        )
 
     async def _follow(self, name: Name, workers: dict[str, WorkerConnection], tasks: asyncio.TaskGroup) -> None:
         """Keep ``workers`` to the addresses behind ``name``.
@@ -153,7 +155,7 @@ class WorkerPool:
                 level = logging.WARNING if workers else logging.DEBUG
                 log.log(level, "workers not resolved", extra={"host": name.host, "error": str(error)})
             for target in set(found) - workers.keys():
-                workers[target] = self._connection(target)
+                workers[target] = self._connection(target, name.host)
                 running[target] = tasks.create_task(workers[target].run())
                 log.info("worker found", extra={"host": name.host, "worker": target})
             for target, worker in list(workers.items()):

@@ -11,9 +11,11 @@ from antiphon.errors import ApiError
 from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.responses.v1 import content_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
+from antiphon.tls import TlsFiles
 from edge.workers.connection import WorkerConnection
 from edge.workers.discovery import Name
 from edge.workers.pool import WorkerPool
+from tests.support.tls import Authority
 from tests.support.worker import MODEL, InProcessWorker, in_process_worker, script, until
 
 NAME = Name("inference", 50061)
@@ -79,8 +81,12 @@ async def workers(tmp_path: Path) -> AsyncGenerator[list[InProcessWorker], None]
 
 
 @asynccontextmanager
-async def running_pool(addresses: Addresses, *, wait_s: float = 10) -> AsyncGenerator[WorkerPool, None]:
-    pool = WorkerPool([], [NAME], silence_s=10, wait_s=wait_s, resolve=addresses.resolve, resolve_interval_s=0.01)
+async def running_pool(
+    addresses: Addresses, *, wait_s: float = 10, tls: TlsFiles | None = None
+) -> AsyncGenerator[WorkerPool, None]:
+    pool = WorkerPool(
+        [], [NAME], silence_s=10, wait_s=wait_s, tls=tls, resolve=addresses.resolve, resolve_interval_s=0.01
+    )
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         running = tasks.create_task(pool.run())
         try:
@@ -178,3 +184,21 @@ async def test_a_name_without_workers_is_an_error_that_may_be_tried_again() -> N
             await pool.choose(MODEL, "key")
     assert error.value.reason == ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE
     assert error.value.retry_after_ms is not None
+
+
+@pytest.mark.parametrize(("certified", "is_found"), [("inference", True), ("another", False)])
+async def test_a_certificate_must_name_what_the_worker_was_found_by(
+    tmp_path: Path, certified: str, is_found: bool
+) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue(certified)
+    addresses = Addresses(f"unix:{tmp_path}/worker.sock")
+    async with (
+        in_process_worker(tmp_path, tls_cert=pair.cert, tls_key=pair.key),
+        running_pool(addresses, wait_s=10 if is_found else 0.5, tls=TlsFiles(authority=authority.path)) as pool,
+    ):
+        if is_found:
+            assert (await pool.choose(MODEL, "key")).is_ready
+        else:
+            with pytest.raises(ApiError):
+                await pool.choose(MODEL, "key")
