@@ -22,7 +22,8 @@ from antiphon.inference.v1.inference_pb2 import (
 )
 from inference.detokenizer import open_start
 from inference.parsing.base import ParserEvent, PartEnded, PartStarted, TextDelta
-from inference.parsing.calls import NAME, JsonObjectEnd
+from inference.parsing.calls import JsonObjectEnd
+from inference.parsing.syntax import NAME
 
 START: Final = "<|start|>"
 CHANNEL: Final = "<|channel|>"

@@ -11,7 +11,7 @@
     <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{"city": "Graz"}<｜tool▁call▁end｜>...
 """
 
-from inference.parsing.calls import CallSyntax
+from inference.parsing.syntax import CallSyntax
 from inference.tools.marked import MarkedFormat
 
 _SECTION, _SECTION_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"

@@ -7,7 +7,7 @@
     </tool_call>
 """
 
-from inference.parsing.calls import CallSyntax
+from inference.parsing.syntax import CallSyntax
 from inference.tools.marked import MarkedFormat
 
 HERMES = MarkedFormat(

@@ -7,7 +7,7 @@
 Models put ``<|python_tag|>`` before it at times, or ``"type": "function"``; several calls have ``;`` between them.
 """
 
-from inference.parsing.calls import CallSyntax
+from inference.parsing.syntax import CallSyntax
 from inference.tools.marked import MarkedFormat
 
 _START = '{"name": "'

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from inference.detokenizer import open_start
 from inference.grammar import Grammar, alternatives, literal
 from inference.parsing.base import OutputParser
-from inference.parsing.calls import CallParser, CallSyntax
+from inference.parsing.calls import CallParser
+from inference.parsing.syntax import CallSyntax
 from inference.tools.format import ToolFormat
 from inference.tools.text import add_text_without, other_than
 

@@ -8,7 +8,7 @@
 The list's objects may end with ``"id": "..."``; version 11 has ``[CALL_ID]...`` before ``[ARGS]``.
 """
 
-from inference.parsing.calls import CallSyntax
+from inference.parsing.syntax import CallSyntax
 from inference.tools.marked import MarkedFormat
 
 _MARK = "[TOOL_CALLS]"
