@@ -74,7 +74,7 @@ class Compactor:
 
         def request(dropped: int) -> pb.GenerateRequest:
             items = summary_request(prepared.items, pinned, dropped)
-            request = generate_request(asked, items, request_id=str(response_id), cache_salt=owner)
+            request = generate_request(asked, items, request_id=str(response_id), owner=owner)
             request.without_reasoning = True
             return request
 

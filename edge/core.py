@@ -179,7 +179,7 @@ class Core:
             await in_thread_if_large(params.ByteSize(), validate, params)
             prepared = await self._preparer.prepare(owner, params)
             request = generate_request(
-                with_defaults(params), prepared.items, request_id="", cache_salt=owner, tools=params.tools
+                with_defaults(params), prepared.items, request_id="", owner=owner, tools=params.tools
             )
             worker = await self._pool.choose(params.model, routing_key(params, prepared.context.items()))
             with prepared.own_places():
@@ -342,6 +342,7 @@ def _log_end(run: ResponseRun, request_id: str, started_at: float) -> None:
         "response ended",
         extra={
             "request_id": request_id,
+            "traceparent": run.traceparent,
             "response_id": run.response.id,
             "model": run.response.params.model,
             "status": response_pb2.ResponseStatus.Name(run.response.status).removeprefix("RESPONSE_STATUS_").lower(),

@@ -331,6 +331,7 @@ def _log_end(run: LoggedRun, lease: Lease) -> None:
         "logged response ended",
         extra={
             "response_id": run.response.id,
+            "traceparent": run.traceparent,
             "model": run.response.params.model,
             "status": response_pb2.ResponseStatus.Name(run.response.status).removeprefix("RESPONSE_STATUS_").lower(),
             "error": reason_name(run.error.reason) if run.error else None,

@@ -93,7 +93,7 @@ class Opener:
         record.response.created_at = int(time.time())
         record.response.params.CopyFrom(with_defaults(params))
         request = generate_request(
-            record.response.params, prepared.items, request_id=str(response_id), cache_salt=owner, tools=params.tools
+            record.response.params, prepared.items, request_id=str(response_id), owner=owner, tools=params.tools
         )
         return Opening(record, request, routing_key(params, context.items()), prepared)
 

@@ -1,11 +1,15 @@
-"""What a worker is asked for: params and context -> `GenerateRequest`, and the key that picks the worker. Pure."""
+"""What a worker is asked for: params and context -> `GenerateRequest`, and the key that picks the worker."""
 
 import hashlib
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Final
 
 from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.responses.v1 import item_pb2, response_pb2, tool_pb2
+
+current_traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
+"""Of the call that is being served, as it came; the doors set it."""
 
 _ROUTING_HEAD_BYTES: Final = 4096
 _ROUTING_HEAD_ITEMS: Final = 8
@@ -23,7 +27,7 @@ def generate_request(
     items: Sequence[item_pb2.Item],
     *,
     request_id: str,
-    cache_salt: str,
+    owner: str,
     tools: Sequence[tool_pb2.Tool] | None = None,
 ) -> pb.GenerateRequest:
     """The generation that ``params``, with their defaults, ask for.
@@ -31,7 +35,7 @@ def generate_request(
     Args:
         items: The whole conversation, without references and compactions.
         request_id: For logs.
-        cache_salt: Requests with different salts share no KV cache.
+        owner: Whom it is for; requests of different owners share no KV cache.
         tools: As the client gave them: only of those that it calls strict must a schema be one that can be enforced.
     """
     request = pb.GenerateRequest(
@@ -50,7 +54,9 @@ def generate_request(
         ),
         truncation=params.truncation,
         service_tier=params.service_tier,
-        cache_salt=cache_salt,
+        cache_salt=owner,
+        owner=owner,
+        traceparent=current_traceparent.get() or "",
     )
     hint = _VERBOSITY_HINTS.get(params.text.verbosity)
     if params.HasField("instructions") or hint:

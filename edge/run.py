@@ -142,6 +142,11 @@ class ResponseRun:
     def response(self) -> response_pb2.Response:
         return self.events.response
 
+    @property
+    def traceparent(self) -> str | None:
+        """W3C Trace Context of the call that asked for it."""
+        return self._request.traceparent or None
+
     def add_reader(self, reader: Reader) -> None:
         self._readers.append(reader)
 

@@ -1,8 +1,12 @@
-"""Who may use the engine: a bounded number of generations at once, a bounded number that wait, by tier and arrival."""
+"""Who may use the engine: a bounded number of generations at once, a bounded number that wait, by tier and owner.
+
+The only queue for engines: an edge holds no request back, so that those of all edges stand in one line.
+"""
 
 import asyncio
 import heapq
 import itertools
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -20,20 +24,25 @@ _RANKS: dict[ServiceTier.ValueType, int] = {
     ServiceTier.SERVICE_TIER_FLEX: 2,
 }
 _MIN_RETRY_MS, _MAX_RETRY_MS = 1000, 60_000
+_OWNER_SHARE = 7
+"""An owner may hold this many times the places that are free, so that the next owner always finds one (the dynamic
+threshold of Choudhury and Hahne, 1998): seven eighths of all if nobody else comes, equal shares if many do."""
 
 
 class Place:
     """One generation's place, from its arrival until it ends. Made by ``Admission.enter``."""
 
-    def __init__(self, admission: "Admission", rank: int, arrival: int) -> None:
+    def __init__(self, admission: "Admission", rank: int, owner: str, arrival: int) -> None:
         self._admission = admission
-        self._order = (rank, arrival)
+        self.rank = rank
+        self.owner = owner
+        self._arrival = arrival
         self.its_turn: asyncio.Future[None] | None = None
         """None until it lines up."""
         self.running_since: float | None = None
 
     def __lt__(self, other: "Place") -> bool:
-        return self._order < other._order
+        return self._arrival < other._arrival
 
     async def turn(self) -> None:
         """Wait until the engine has room for this generation and no other comes before it."""
@@ -46,7 +55,8 @@ class Place:
 class Admission:
     """At most ``capacity`` generations run, at most ``max_waiting`` more wait or are being prepared.
 
-    Priority goes before default, and default before flex; equals in the order of their arrival.
+    Priority goes before default, and default before flex. Within a tier owners take turns, one generation each, and
+    those of one owner go in the order of their arrival.
 
     Args:
         kv_cache_usage: What the engine says of it.
@@ -60,7 +70,10 @@ class Admission:
         self._max_waiting = max_waiting
         self._entered = 0
         self._running = 0
-        self._queue: list[Place] = []
+        self._held: Counter[str] = Counter()
+        """Places of each owner."""
+        self._lines: list[OrderedDict[str, list[Place]]] = [OrderedDict() for _ in set(_RANKS.values())]
+        """By rank, the owners in the order of their turns, and the heap of what each has waiting: never empty."""
         self._arrivals = itertools.count()
         self._mean_run_s = 1.0
         self._empty = asyncio.Event()
@@ -85,23 +98,26 @@ class Admission:
         )
 
     @contextmanager
-    def enter(self, tier: ServiceTier.ValueType) -> Iterator[Place]:
+    def enter(self, tier: ServiceTier.ValueType, owner: str) -> Iterator[Place]:
         """Hold a place for one generation; leaving the context frees it, whatever state it is in.
 
         Raises:
-            ApiError: OVERLOADED if every place is taken, WORKER_UNAVAILABLE if the worker drains.
+            ApiError: OVERLOADED if every place is taken, or the owner's share of them; WORKER_UNAVAILABLE if the worker
+                drains.
         """
         if self.is_draining:
             raise ApiError(ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE, "This worker is shutting down.")
-        if self._entered >= self.capacity + self._max_waiting:
+        free = self.capacity + self._max_waiting - self._entered
+        if self._held[owner] >= _OWNER_SHARE * free:
             raise ApiError(
                 ErrorReason.ERROR_REASON_OVERLOADED,
                 "The model is overloaded with requests. Try again later.",
                 retry_after_ms=self._retry_after_ms(),
             )
         # tiers of a newer contract count as default
-        place = Place(self, _RANKS.get(tier, 1), next(self._arrivals))
+        place = Place(self, _RANKS.get(tier, 1), owner, next(self._arrivals))
         self._entered += 1
+        self._held[owner] += 1
         self._empty.clear()
         try:
             yield place
@@ -114,26 +130,43 @@ class Admission:
 
     def line_up(self, place: Place) -> None:
         """Queue ``place``; resolves its ``its_turn`` in time. For ``Place`` only."""
-        heapq.heappush(self._queue, place)
+        heapq.heappush(self._lines[place.rank].setdefault(place.owner, []), place)
         self._admit()
 
     def _admit(self) -> None:
-        while self._queue and self._running < self.capacity:
-            place = heapq.heappop(self._queue)
+        while self._running < self.capacity and (place := self._next()) is not None:
             assert place.its_turn is not None
             if not place.its_turn.done():  # cancelled ones are on their way out
                 place.its_turn.set_result(None)
                 place.running_since = monotonic()
                 self._running += 1
 
+    def _next(self) -> Place | None:
+        """Take the one whose turn it is out of its line."""
+        for owners in self._lines:
+            if owners:
+                owner, waiting = owners.popitem(last=False)
+                place = heapq.heappop(waiting)
+                if waiting:
+                    owners[owner] = waiting
+                return place
+        return None
+
     def _leave(self, place: Place) -> None:
         self._entered -= 1
+        self._held[place.owner] -= 1
+        if not self._held[place.owner]:
+            del self._held[place.owner]
+        owners = self._lines[place.rank]
+        waiting = owners.get(place.owner, [])
         if place.running_since is not None:
             self._running -= 1
             self._mean_run_s += (monotonic() - place.running_since - self._mean_run_s) / 8
-        elif place in self._queue:
-            self._queue.remove(place)
-            heapq.heapify(self._queue)
+        elif place in waiting:
+            waiting.remove(place)
+            heapq.heapify(waiting)
+            if not waiting:
+                del owners[place.owner]
         self._admit()
         if self._entered == 0:
             self._empty.set()

@@ -13,6 +13,7 @@ from antiphon.errors import ApiError, reason_name
 from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.responses.v1 import response_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
+from antiphon.trace import valid_traceparent
 from inference.admission import Admission
 from inference.constraint import check_size, constraint, has_free_text
 from inference.engines.base import Engine, EngineError, Step
@@ -74,7 +75,7 @@ class Generations:
         Raises:
             ApiError: before Accepted: the request is refused; after it: the generation failed.
         """
-        report = _Report(request.request_id)
+        report = _Report(request)
         try:
             async with aclosing(self._run(request, report)) as events:
                 async for event in events:
@@ -115,7 +116,7 @@ class Generations:
         return ApiError(ErrorReason.ERROR_REASON_ENGINE_FAILED, "The model failed to generate.")
 
     async def _run(self, request: pb.GenerateRequest, report: "_Report") -> AsyncGenerator[GenerationEvent, None]:
-        with self.admission.enter(request.service_tier) as place:
+        with self.admission.enter(request.service_tier, request.owner) as place:
             job = await self._prepare(request)
             output = report.output = self._output(job)
             self._check_resume(job, output)
@@ -366,10 +367,11 @@ class _Job:
 class _Report:
     """What the log says about one request when it ends: sizes and times, never prompt or output."""
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request: pb.GenerateRequest) -> None:
         self.outcome = "finished"
         self.output: Output | None = None
-        self._request_id = request_id
+        self._request_id = request.request_id
+        self._traceparent = valid_traceparent(request.traceparent)
         self._arrived = time.monotonic()
         self._started: float | None = None
         self._first_step: float | None = None
@@ -389,6 +391,7 @@ class _Report:
             "generation ended",
             extra={
                 "request_id": self._request_id,
+                "traceparent": self._traceparent,
                 "outcome": self.outcome,
                 "input_tokens": usage.input_tokens,
                 "cached_tokens": usage.cached_tokens,

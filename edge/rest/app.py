@@ -11,10 +11,12 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from antiphon.errors import ApiError
 from antiphon.responses.v1.error_pb2 import ErrorReason
+from antiphon.trace import TRACEPARENT, valid_traceparent
 from edge.auth import Authenticator
 from edge.core import Core
 from edge.errors import to_http
 from edge.limits import Limiter
+from edge.request import current_traceparent
 from edge.rest import routes
 from edge.rest.bearer import bearer_tokens
 from edge.rest.origin import check_origin, parse_origins
@@ -65,6 +67,7 @@ def create_runner(app: web.Application, settings: EdgeSettings) -> web.AppRunner
 @web.middleware
 async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     request[routes.REQUEST_ID] = _new_request_id()
+    current_traceparent.set(valid_traceparent(request.headers.get(TRACEPARENT)))
     try:
         check_origin(request, request.app[_ALLOWED_ORIGINS])
         if request.path not in _OPEN_PATHS:

@@ -16,6 +16,9 @@ from edge.settings import EdgeSettings
 
 SERVICE = responses_service_pb2.DESCRIPTOR.services_by_name["ResponsesService"].full_name
 
+_OTHER_CALLS = 64
+"""Calls at once that are no responses, such as health checks."""
+
 
 async def start_server(
     core: Core, settings: EdgeSettings, authenticator: Authenticator, limiter: Limiter
@@ -34,6 +37,8 @@ async def start_server(
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
         ],
+        # responses are bounded before that, with an error that says more; these are for what else may be called
+        maximum_concurrent_rpcs=settings.max_running + _OTHER_CALLS,
     )
     servicer = ResponsesServicer(
         core, Callers(authenticator, settings), limiter, slow_reader_timeout_s=settings.slow_reader_timeout_s

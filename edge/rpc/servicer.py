@@ -21,6 +21,7 @@ from edge.event_messages import to_message
 from edge.limits import Limiter, is_stored
 from edge.logged import IDEMPOTENCY_KEY, Idempotency, check_key
 from edge.rpc.identity import Callers
+from edge.rpc.metadata import apply_metadata
 from edge.run import Answer
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -38,6 +39,7 @@ class ResponsesServicer(ResponsesServiceServicer):
 
     async def CreateResponse(self, request: pb.CreateResponseRequest, context: Context) -> pb.CreateResponseResponse:
         async with answer_errors(context):
+            apply_metadata(request.params, context)
             if request.params.background:
                 idempotency = _idempotency(request.params, context)
                 request_id = _new_request_id()
@@ -57,9 +59,11 @@ class ResponsesServicer(ResponsesServiceServicer):
     async def StreamResponse(  # type: ignore[override]  # writes, so that a cancelled call is cancelled in here
         self, request: pb.StreamResponseRequest, context: Context
     ) -> None:
-        async with answer_errors(context), self._respond(request.params, context) as answer:
-            _tell(context, answer.warnings)
-            await self._stream(answer, context, pb.StreamResponseResponse)
+        async with answer_errors(context):
+            apply_metadata(request.params, context)
+            async with self._respond(request.params, context) as answer:
+                _tell(context, answer.warnings)
+                await self._stream(answer, context, pb.StreamResponseResponse)
 
     async def ResumeResponse(  # type: ignore[override]
         self, request: pb.ResumeResponseRequest, context: Context
@@ -103,12 +107,14 @@ class ResponsesServicer(ResponsesServiceServicer):
         self, request: pb.CountInputTokensRequest, context: Context
     ) -> pb.CountInputTokensResponse:
         async with answer_errors(context), self._admitted(context, _new_request_id()) as owner:
+            apply_metadata(request.params, context)
             tokens, warnings = await self._core.count_input_tokens(owner, request.params)
             _tell(context, warnings)
             return pb.CountInputTokensResponse(input_tokens=tokens)
 
     async def CompactResponse(self, request: pb.CompactResponseRequest, context: Context) -> pb.CompactResponseResponse:
         async with answer_errors(context), self._admitted(context, _new_request_id()) as owner:
+            apply_metadata(request.params, context)
             compacted, warnings = await self._core.compact(owner, request.params)
             _tell(context, warnings)
             return pb.CompactResponseResponse(compacted=compacted)

@@ -15,10 +15,13 @@ from inference.admission import Admission
 DEFAULT = ServiceTier.SERVICE_TIER_DEFAULT
 FLEX = ServiceTier.SERVICE_TIER_FLEX
 PRIORITY = ServiceTier.SERVICE_TIER_PRIORITY
+OWNER = "o"
 
 
-async def visit(admission: Admission, tier: ServiceTier.ValueType, name: str, order: list[str]) -> None:
-    with admission.enter(tier) as place:
+async def visit(
+    admission: Admission, tier: ServiceTier.ValueType, name: str, order: list[str], owner: str = OWNER
+) -> None:
+    with admission.enter(tier, owner) as place:
         await place.turn()
         order.append(name)
 
@@ -34,7 +37,7 @@ async def test_priority_goes_before_default_and_default_before_flex_and_equals_i
     order: list[str] = []
     arrivals = {"f1": FLEX, "d1": DEFAULT, "p1": PRIORITY, "f2": FLEX, "d2": DEFAULT, "p2": PRIORITY}
     async with asyncio.TaskGroup() as tasks:
-        with admission.enter(DEFAULT) as first:
+        with admission.enter(DEFAULT, OWNER) as first:
             await first.turn()
             for name, tier in arrivals.items():
                 tasks.create_task(visit(admission, tier, name, order))
@@ -44,12 +47,55 @@ async def test_priority_goes_before_default_and_default_before_flex_and_equals_i
     assert order == ["p1", "p2", "d1", "d2", "f1", "f2"]
 
 
+async def test_owners_of_one_tier_take_turns_however_much_one_of_them_has_waiting() -> None:
+    admission = Admission(capacity=1, max_waiting=100)
+    order: list[str] = []
+    arrivals = ["a1", "a2", "a3", "a4", "b1", "b2", "c1"]
+    async with asyncio.TaskGroup() as tasks:
+        with admission.enter(DEFAULT, "a") as first:
+            await first.turn()
+            for name in arrivals:
+                tasks.create_task(visit(admission, DEFAULT, name, order, owner=name[0]))
+            tasks.create_task(visit(admission, PRIORITY, "a5", order, owner="a"))
+            cancelled = tasks.create_task(visit(admission, DEFAULT, "b0", order, owner="b"))
+            await settle()
+            cancelled.cancel()
+            await settle()
+    assert order == ["a5", "a1", "b1", "c1", "a2", "b2", "a3", "a4"]
+
+
+def test_an_owner_leaves_room_for_others_and_many_owners_have_equal_shares() -> None:
+    def places(*owners: str, admission: Admission) -> int:
+        """How many places they get who come in turn until all are refused."""
+        entered = 0
+        with ExitStack() as held:
+            waiting = list(owners)
+            while waiting:
+                owner = waiting.pop(0)
+                try:
+                    held.enter_context(admission.enter(DEFAULT, owner))
+                except ApiError:
+                    continue
+                entered += 1
+                waiting.append(owner)
+            with pytest.raises(ApiError), admission.enter(PRIORITY, owners[0]):
+                pass
+            with admission.enter(FLEX, "the next"):
+                pass
+        return entered
+
+    admission = Admission(capacity=4, max_waiting=252)
+    assert places("a", admission=admission) == 224
+    assert places("a", "b", admission=admission) == 239
+    assert places("a", admission=admission) == 224
+
+
 async def test_a_generation_that_is_still_prepared_blocks_nobody_and_keeps_its_arrival() -> None:
     admission = Admission(capacity=1, max_waiting=10)
     order: list[str] = []
     with ExitStack() as slow, ExitStack() as quick:
-        slow_place = slow.enter_context(admission.enter(DEFAULT))
-        await quick.enter_context(admission.enter(DEFAULT)).turn()
+        slow_place = slow.enter_context(admission.enter(DEFAULT, OWNER))
+        await quick.enter_context(admission.enter(DEFAULT, OWNER)).turn()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(visit(admission, DEFAULT, "later", order))
             await settle()
@@ -64,13 +110,13 @@ async def test_a_generation_that_is_still_prepared_blocks_nobody_and_keeps_its_a
 
 async def test_beyond_its_bound_it_refuses_and_says_when_to_come_again() -> None:
     admission = Admission(capacity=1, max_waiting=1)
-    with admission.enter(DEFAULT), admission.enter(DEFAULT):
-        with pytest.raises(ApiError) as refused, admission.enter(PRIORITY):
+    with admission.enter(DEFAULT, OWNER), admission.enter(DEFAULT, OWNER):
+        with pytest.raises(ApiError) as refused, admission.enter(PRIORITY, OWNER):
             pass
         assert refused.value.reason == ErrorReason.ERROR_REASON_OVERLOADED
         assert refused.value.retry_after_ms is not None
         assert 1000 <= refused.value.retry_after_ms <= 60_000
-    with admission.enter(DEFAULT) as place:
+    with admission.enter(DEFAULT, OWNER) as place:
         await place.turn()
 
 
@@ -78,12 +124,12 @@ async def test_while_it_drains_nobody_enters_and_who_is_in_stays_in() -> None:
     admission = Admission(capacity=1, max_waiting=5)
     order: list[str] = []
     async with asyncio.TaskGroup() as tasks:
-        with admission.enter(DEFAULT) as first:
+        with admission.enter(DEFAULT, OWNER) as first:
             await first.turn()
             tasks.create_task(visit(admission, DEFAULT, "waits", order))
             await settle()
             admission.is_draining = True
-            with pytest.raises(ApiError) as refused, admission.enter(DEFAULT):
+            with pytest.raises(ApiError) as refused, admission.enter(DEFAULT, OWNER):
                 pass
             assert refused.value.reason == ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE
             with pytest.raises(TimeoutError):
@@ -102,7 +148,7 @@ async def test_a_cancelled_waiter_leaves_no_trace_even_if_its_turn_came_in_the_s
     order: list[str] = []
     async with asyncio.TaskGroup() as tasks:
         with ExitStack() as running:
-            await running.enter_context(admission.enter(DEFAULT)).turn()
+            await running.enter_context(admission.enter(DEFAULT, OWNER)).turn()
             cancelled = tasks.create_task(visit(admission, PRIORITY, "cancelled", order))
             tasks.create_task(visit(admission, DEFAULT, "next", order))
             await settle()
@@ -130,7 +176,7 @@ def test_whatever_happens_the_bounds_hold_and_everyone_is_served_or_refused(
 
         async def visit(number: int) -> None:
             try:
-                with admission.enter(ServiceTier.ValueType(number % 5)) as place:
+                with admission.enter(ServiceTier.ValueType(number % 5), str(number % 3)) as place:
                     await place.turn()
                     running[number] = asyncio.Event()
                     assert len(running) <= capacity

@@ -56,6 +56,6 @@ def test_verbosity_is_asked_for_in_words() -> None:
     ):
         asked = params(**{"instructions": given} if given else {})
         asked.text.verbosity = verbosity
-        request = generate_request(with_defaults(asked), [FIRST], request_id="r", cache_salt="o")
+        request = generate_request(with_defaults(asked), [FIRST], request_id="r", owner="o")
         assert request.instructions == expected
         assert request.text.verbosity == response_pb2.VERBOSITY_UNSPECIFIED
