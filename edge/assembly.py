@@ -77,6 +77,8 @@ async def open_parts(settings: EdgeSettings) -> AsyncGenerator[Parts, None]:
             wait_s=settings.worker_wait_s,
             tls=settings.workers_tls if settings.workers_tls_ca else None,
             resolve_interval_s=settings.resolve_interval_s,
+            eject_after=settings.eject_after,
+            eject_s=settings.eject_s,
         )
         sealer = Sealer(parse_keys(settings.encryption_keys))
         health = StoreHealth(store.check_writable)

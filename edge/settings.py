@@ -142,6 +142,10 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A connection that takes nothing of what waits for it for this long is cut."""
     worker_silence_s: Seconds = 10.0
     """A worker that sends nothing for this long counts as gone."""
+    eject_after: Count = 5
+    """So many generations in a row that a worker's engine failed, and the worker gets nothing new for a while."""
+    eject_s: Seconds = 10.0
+    """How long that is at first; it doubles with each failure right after it, up to five minutes."""
     worker_wait_s: Seconds = 30.0
     """How long a request waits for a worker when there is none."""
     websocket_lifetime_s: Seconds = 3600.0

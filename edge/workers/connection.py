@@ -14,6 +14,7 @@ from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.tls import TlsFiles, channel_credentials
+from edge.workers.outliers import Outlier
 from edge.workers.stream import WorkerSilent, WorkerStream
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class WorkerConnection:
         target: A gRPC target, such as ``127.0.0.1:50061`` or ``unix:/run/worker.sock``.
         silence_s: A worker that sends nothing for this long counts as gone.
         changed: Set whenever a worker comes or goes.
+        outlier: Of this worker.
         tls: How it is called by TLS; None: without.
         certified_name: What its certificate must name; None: the host of ``target``.
     """
@@ -55,6 +57,7 @@ class WorkerConnection:
         *,
         silence_s: float,
         changed: asyncio.Event,
+        outlier: Outlier,
         tls: TlsFiles | None = None,
         certified_name: str | None = None,
     ) -> None:
@@ -63,6 +66,7 @@ class WorkerConnection:
         """What the worker serves; kept while it is away, so that its model's name stays known."""
         self.is_leaving = False
         """Its address is not to be used any more: it gets nothing new."""
+        self.outlier = outlier
         self._silence_s = silence_s
         self._changed = changed
         self._tls = tls
@@ -148,7 +152,9 @@ class WorkerConnection:
                 name=name,
                 silence_s=self._silence_s,
                 opened=self._changed.set,
+                outlier=self.outlier,
             )
+            self.outlier.reconnected()
             self.model, self._stream = model.model, stream
             log.info("worker connected", extra={"worker": self.target, "model": model.model.id})
             await stream.run()

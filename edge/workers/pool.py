@@ -11,6 +11,7 @@ from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.tls import TlsFiles
 from edge.workers.connection import WorkerConnection
 from edge.workers.discovery import Name, Resolve, resolve
+from edge.workers.outliers import Outlier
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ class WorkerPool:
         wait_s: How long a request waits for a worker when there is none.
         tls: How workers are called by TLS; None: without.
         resolve_interval_s: How often the addresses behind ``names`` are looked up.
+        eject_after: Generations in a row that an engine may fail before its worker gets nothing for a while.
+        eject_s: How long that is at first.
         load_factor: A worker with more than this times the mean load passes a request on to its next choice.
     """
 
@@ -41,8 +44,12 @@ class WorkerPool:
         tls: TlsFiles | None = None,
         resolve: Resolve = resolve,
         resolve_interval_s: float = 2.0,
+        eject_after: int = 5,
+        eject_s: float = 10.0,
         load_factor: float = 1.5,
     ) -> None:
+        self._eject_after = eject_after
+        self._eject_s = eject_s
         self._changed = asyncio.Event()
         self._silence_s = silence_s
         self._tls = tls
@@ -86,7 +93,8 @@ class WorkerPool:
     async def choose(self, model: str, key: str, *, avoid: Collection[WorkerConnection] = ()) -> WorkerConnection:
         """The worker for a request; waits for one if there is none.
 
-        Rendezvous hashing, so that equal keys meet the same KV cache, bounded by load.
+        Rendezvous hashing, so that equal keys meet the same KV cache, bounded by load. A worker that is ejected gets
+        nothing, unless most are: then it is not they that are broken.
 
         Args:
             model: The name in the request.
@@ -109,7 +117,8 @@ class WorkerPool:
                 "No worker is ready to serve this model. Try again later.",
                 retry_after_ms=5000,
             ) from None
-        fresh = [worker for worker in ready if worker not in avoid] or ready
+        fit = _fit(ready)
+        fresh = [worker for worker in fit if worker not in avoid] or [w for w in ready if w not in avoid] or ready
         ranked = sorted(fresh, key=lambda worker: _score(key, worker.target), reverse=True)
         limit = self._load_factor * (1 + sum(worker.load for worker in ready)) / len(ready)
         return next((worker for worker in ranked if worker.load <= limit), ranked[0])
@@ -137,7 +146,12 @@ class WorkerPool:
 
     def _connection(self, target: str, certified_name: str | None = None) -> WorkerConnection:
         return WorkerConnection(
-            target, silence_s=self._silence_s, changed=self._changed, tls=self._tls, certified_name=certified_name
+            target,
+            silence_s=self._silence_s,
+            changed=self._changed,
+            outlier=Outlier(target, after=self._eject_after, base_s=self._eject_s),
+            tls=self._tls,
+            certified_name=certified_name,
         )
 
     async def _follow(self, name: Name, workers: dict[str, WorkerConnection], tasks: asyncio.TaskGroup) -> None:
@@ -184,6 +198,12 @@ def model_not_found(model: str) -> ApiError:
     """The error for a name that no worker serves."""
     message = f"The requested model '{model[:_SHOWN_NAME_LENGTH]}' does not exist."
     return ApiError(ErrorReason.ERROR_REASON_MODEL_NOT_FOUND, message, "model")
+
+
+def _fit(workers: Sequence[WorkerConnection]) -> Sequence[WorkerConnection]:
+    """Those that are not ejected; all of them when those are less than half."""
+    fit = [worker for worker in workers if not worker.outlier.is_ejected]
+    return fit if 2 * len(fit) >= len(workers) else workers
 
 
 def _score(key: str, target: str) -> bytes:

@@ -17,6 +17,7 @@ from antiphon.errors import ApiError, from_message
 from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.responses.v1 import content_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
+from edge.workers.outliers import Outlier
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +67,16 @@ class WorkerStream:
         name: This edge process, for the worker's logs.
         silence_s: A worker that sends nothing for this long counts as gone.
         opened: Called once, when the worker has said hello.
+        outlier: Is told how accepted generations end.
     """
 
-    def __init__(self, call: AttachCall, *, name: str, silence_s: float, opened: Callable[[], None]) -> None:
+    def __init__(
+        self, call: AttachCall, *, name: str, silence_s: float, opened: Callable[[], None], outlier: Outlier
+    ) -> None:
         self.load = pb.Load()
         self._call = call
+        self._outlier = outlier
+        self._accepted: set[int] = set()
         self._silence_s = silence_s
         self._opened = opened
         self._sinks: dict[int, Sink] = {}
@@ -109,6 +115,7 @@ class WorkerStream:
 
     def cancel(self, slot: int) -> None:
         """Abort a generation: its sink hears nothing more. A slot that has ended is ignored."""
+        self._accepted.discard(slot)
         if self._sinks.pop(slot, None) is not None and self._is_open:
             self._abort(slot)
 
@@ -218,6 +225,7 @@ class WorkerStream:
         try:
             match event.WhichOneof("event"):
                 case "accepted":
+                    self._accepted.add(slot)
                     sink.accepted(event.accepted.input_tokens)
                 case "started":
                     sink.started()
@@ -229,10 +237,16 @@ class WorkerStream:
                     sink.part_ended()
                 case "finished":
                     del self._sinks[slot]
+                    self._accepted.discard(slot)
+                    self._outlier.succeeded()
                     sink.finished(event.finished)
                 case "failed":
                     del self._sinks[slot]
-                    sink.failed(from_message(event.failed))
+                    error = from_message(event.failed)
+                    if slot in self._accepted and error.reason == ErrorReason.ERROR_REASON_ENGINE_FAILED:
+                        self._outlier.failed()
+                    self._accepted.discard(slot)
+                    sink.failed(error)
                 case None:
                     log.warning("unknown event of a worker", extra={"slot": slot})
         except Exception:
@@ -241,6 +255,7 @@ class WorkerStream:
     def _drop(self, slot: int, sink: Sink) -> None:
         """End one generation whose sink is broken; the others go on."""
         log.exception("a generation's sink failed", extra={"slot": slot})
+        self._accepted.discard(slot)
         if self._sinks.pop(slot, None) is not None:
             self._abort(slot)
         sink.failed(ApiError(ErrorReason.ERROR_REASON_INTERNAL, "The server had an error processing the request."))

@@ -1,22 +1,20 @@
 """Workers that are found by a name: they come, go and come back while requests run."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from antiphon.errors import ApiError
-from antiphon.inference.v1 import inference_pb2 as pb
-from antiphon.responses.v1 import content_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.tls import TlsFiles
 from edge.workers.connection import WorkerConnection
 from edge.workers.discovery import Name
 from edge.workers.pool import WorkerPool
 from tests.support.tls import Authority
-from tests.support.worker import MODEL, InProcessWorker, in_process_worker, script, until
+from tests.support.worker import MODEL, InProcessWorker, TextSink, in_process_worker, script, until
 
 NAME = Name("inference", 50061)
 
@@ -39,36 +37,6 @@ class Addresses:
         """Wait until an answer has been given that was asked for after now, and acted upon."""
         before = self.answers
         await until(lambda: self.answers >= before + 2)
-
-
-class Text:
-    """A sink that keeps the text."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.end = ""
-
-    def accepted(self, input_tokens: int) -> None: ...
-
-    def started(self) -> None: ...
-
-    def part_started(self, kind: pb.PartKind.ValueType, name: str) -> None: ...
-
-    def delta(self, text: str, token_ids: Sequence[int], logprobs: Sequence[content_pb2.Logprob]) -> None:
-        self.text += text
-
-    def part_ended(self) -> None: ...
-
-    def finished(self, finished: pb.Finished) -> None:
-        self.end = "finished"
-
-    def failed(self, error: ApiError) -> None:
-        self.end = "failed"
-
-    def lost(self) -> None:
-        self.end = "lost"
-
-    def flush(self) -> None: ...
 
 
 @pytest.fixture
@@ -106,9 +74,9 @@ async def until_chosen(pool: WorkerPool, *workers: InProcessWorker) -> None:
             await asyncio.sleep(0.01)
 
 
-async def held(pool: WorkerPool) -> tuple[WorkerConnection, Text]:
+async def held(pool: WorkerPool) -> tuple[WorkerConnection, TextSink]:
     """A generation that has begun to speak and will not end."""
-    worker, sink = await pool.choose(MODEL, "held"), Text()
+    worker, sink = await pool.choose(MODEL, "held"), TextSink()
     assert worker.stream is not None
     worker.stream.start(script("say one", "hold"), sink)
     await until(lambda: sink.text == "one")

@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_health.v1 import health_pb2
 
+from antiphon.errors import ApiError
 from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from antiphon.responses.v1 import content_pb2, item_pb2
@@ -143,6 +144,39 @@ def worker_process(
     finally:
         process.kill()
         process.wait(timeout=10)
+
+
+class TextSink:
+    """A sink of ``edge.workers.stream`` that keeps the text and how it ended."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.end = ""
+
+    def has_text(self) -> bool:
+        return bool(self.text)
+
+    def accepted(self, input_tokens: int) -> None: ...
+
+    def started(self) -> None: ...
+
+    def part_started(self, kind: pb.PartKind.ValueType, name: str) -> None: ...
+
+    def delta(self, text: str, token_ids: Sequence[int], logprobs: Sequence[content_pb2.Logprob]) -> None:
+        self.text += text
+
+    def part_ended(self) -> None: ...
+
+    def finished(self, finished: pb.Finished) -> None:
+        self.end = "finished"
+
+    def failed(self, error: ApiError) -> None:
+        self.end = "failed"
+
+    def lost(self) -> None:
+        self.end = "lost"
+
+    def flush(self) -> None: ...
 
 
 def user_message(text: str) -> item_pb2.Item:
