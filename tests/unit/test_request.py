@@ -59,3 +59,8 @@ def test_verbosity_is_asked_for_in_words() -> None:
         request = generate_request(with_defaults(asked), [FIRST], request_id="r", owner="o")
         assert request.instructions == expected
         assert request.text.verbosity == response_pb2.VERBOSITY_UNSPECIFIED
+
+
+def test_owners_share_no_cache_and_take_turns() -> None:
+    request = generate_request(with_defaults(params()), [FIRST], request_id="r", owner="o")
+    assert request.owner == request.cache_salt == "o"
