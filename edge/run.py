@@ -20,8 +20,10 @@ from edge.workers.connection import WorkerConnection
 
 log = logging.getLogger(__name__)
 
-_MAX_LOST_WORKERS: Final = 2
-"""A request that was on this many workers when they died goes to no other: it may be what killed them."""
+_MAX_DEATHS: Final = 3
+"""A request that so many workers in a row died over goes to no other: it may be what killed them."""
+_INNOCENT_TOKENS: Final = 16
+"""A worker that generated so many tokens for a request before it died did not die of it."""
 
 _REFUSALS: Final = frozenset({ErrorReason.ERROR_REASON_OVERLOADED, ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE})
 """Another worker may still take the request."""
@@ -125,6 +127,9 @@ class ResponseRun:
         self._worker: WorkerConnection | None = None
         self._slot = 0
         self._lost: list[WorkerConnection] = []
+        self._deaths = 0
+        self._begun_at: int | None = None
+        """How many tokens there were when the worker began to work on it; None: it only waits there."""
         self._refused: dict[WorkerConnection, ApiError] = {}
         self._changed = asyncio.Event()
         self._needs_worker = True
@@ -253,6 +258,7 @@ class ResponseRun:
         self._changed.set()
 
     def started(self) -> None:
+        self._begun_at = len(self.events.token_ids)
         if not self._is_started:
             self._is_started = True
             if self.events.is_open:
@@ -281,7 +287,7 @@ class ResponseRun:
     def failed(self, error: ApiError) -> None:
         worker, self._worker = self._worker, None
         if worker is not None and error.reason == ErrorReason.ERROR_REASON_ENGINE_FAILED:
-            self._lost.append(worker)
+            self._lose(worker)
             self._needs_worker = True
         elif worker is not None and error.reason in _REFUSALS and worker not in self._refused:
             self._refused[worker] = error
@@ -292,10 +298,16 @@ class ResponseRun:
 
     def lost(self) -> None:
         if self._worker is not None:
-            self._lost.append(self._worker)
+            self._lose(self._worker)
         self._worker = None
         self._needs_worker = True
         self._changed.set()
+
+    def _lose(self, worker: WorkerConnection) -> None:
+        self._lost.append(worker)
+        if self._begun_at is not None:
+            is_innocent = len(self.events.token_ids) - self._begun_at >= _INNOCENT_TOKENS
+            self._deaths = 0 if is_innocent else self._deaths + 1
 
     def flush(self) -> None:
         if not self.events.is_open and self.is_accepted and self._worker is not None:
@@ -341,7 +353,7 @@ class ResponseRun:
         Raises:
             ApiError: no worker can take it.
         """
-        if len(self._lost) >= _MAX_LOST_WORKERS:
+        if self._deaths >= _MAX_DEATHS:
             message = "The inference worker failed while processing the request. Try again."
             raise ApiError(ErrorReason.ERROR_REASON_ENGINE_FAILED, message)
         worker = await self._choose([*self._lost, *self._refused])
@@ -353,7 +365,7 @@ class ResponseRun:
         assert worker.stream is not None  # it was ready, and nothing was awaited since
         del self._request.resume_token_ids[:]
         self._request.resume_token_ids.extend(self.events.token_ids)
-        self._needs_worker = False
+        self._needs_worker, self._begun_at = False, None
         self._worker, self._slot = worker, worker.stream.start(self._request, self)
 
     def _show_life(self) -> None:
