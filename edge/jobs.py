@@ -6,16 +6,19 @@ decides who may write (``store.jobs``); here is what a holder does with that rig
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Never
 
-from antiphon.errors import ApiError, reason_name
-from antiphon.responses.v1 import response_pb2
+from antiphon.errors import ApiError, reason_name, to_message
+from antiphon.responses.v1 import event_pb2, response_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.store.v1.job_pb2 import JobRequest
 from antiphon.store.v1.record_pb2 import ResponseRecord
+from edge.codec import with_defaults
+from edge.errors import response_error
 from edge.event_messages import replay
-from edge.events import ResponseEvents
+from edge.events import FAILED, ResponseEvents
 from edge.limits import Limiter
 from edge.log_writer import LogWriter
 from edge.run import ResponseRun
@@ -23,7 +26,8 @@ from edge.runs import Runs, keep_nothing
 from edge.settings import EdgeSettings
 from edge.workers.pool import WorkerPool
 from store import keys
-from store.event_log import EventLog
+from store.event_batch import EventBatchBuilder
+from store.event_log import EventLog, LogGone
 from store.jobs import JobQueue
 from store.lease import HeldJob, Lease, LeaseLost
 from store.packing import CorruptRecord, decompress
@@ -38,6 +42,7 @@ MAX_REQUEST_BYTES: Final = 256 * 2**20
 _LOOK_AGAIN_S: Final = 1.0
 _BUSY_S: Final = 0.2
 """How often to look whether workers that were busy have room."""
+_RESTORE_RETRY_S: Final = 0.2
 _MAX_RESPONSE_BYTES: Final = 32 * 2**20
 """A response with more output fails: its record could not be stored."""
 
@@ -68,10 +73,16 @@ class LoggedRun(ResponseRun):
 
 
 class _Job:
-    """One job that this process holds."""
+    """One job that this process holds.
 
-    def __init__(self, held: HeldJob) -> None:
+    Args:
+        held: It.
+        is_claimed: It came from the queue; False: somebody waits for it here.
+    """
+
+    def __init__(self, held: HeldJob, *, is_claimed: bool) -> None:
         self.held = held
+        self.is_claimed = is_claimed
         self.run: LoggedRun | None = None
         self.task: asyncio.Task[None] | None = None
         self.is_cancelled = held.lease.is_cancelled
@@ -79,6 +90,11 @@ class _Job:
     @property
     def lease(self) -> Lease:
         return self.held.lease
+
+    @property
+    def is_ending(self) -> bool:
+        """All of it is there, and is being written."""
+        return self.run is not None and self.run.events.is_ended
 
     def cancel(self) -> None:
         """End its response as cancelled."""
@@ -144,11 +160,8 @@ class JobRunner:
         raise AssertionError("these go on for ever")
 
     def hold(self, held: HeldJob) -> None:
-        """Run a job that this process has leased."""
-        assert self._tasks is not None, "run comes first"
-        job = _Job(held)
-        self._jobs[held.lease.entry] = job
-        job.task = self._tasks.create_task(self._run(job))
+        """Run a job that this process has leased because somebody waits for it."""
+        self._hold(held, is_claimed=False)
 
     def stop_claiming(self) -> None:
         """Claim nothing more."""
@@ -165,41 +178,49 @@ class JobRunner:
             self._wake = signal
             while True:
                 while self._has_room and (held := await self._claim()) is not None:
-                    self.hold(held)
+                    self._hold(held, is_claimed=True)
                 await signal.wait(_LOOK_AGAIN_S if self._has_room else _BUSY_S)
 
     @property
     def _has_room(self) -> bool:
         """Whether to claim a job: foreground responses go first, but for one job, so that all of them end."""
-        if self._is_draining or len(self._jobs) >= self._settings.max_background:
+        claimed = sum(job.is_claimed for job in self._jobs.values())
+        if self._is_draining or claimed >= self._settings.max_background:
             return False
         unissued = sum(job.run is None or not job.run.is_accepted for job in self._jobs.values())
-        return self._pool.is_ready and (not self._jobs or self._pool.room > unissued)
+        return self._pool.is_ready and (not claimed or self._pool.room > unissued)
 
     async def _claim(self) -> HeldJob | None:
-        try:
-            return await self._queue.claim()
-        except ApiError as error:
-            _raise_unless_away(error)
-        except CorruptRecord:  # it comes again when its lease has run out; the others must not wait for that
-            log.exception("job cannot be read")
-        return None
+        held: HeldJob | None = None
+        with _surviving("jobs not claimed"):
+            held = await self._queue.claim()
+        return held
+
+    def _hold(self, held: HeldJob, *, is_claimed: bool) -> None:
+        assert self._tasks is not None, "run comes first"
+        job = _Job(held, is_claimed=is_claimed)
+        previous = self._jobs.get(held.lease.entry)
+        if previous is not None:  # its lease had run out, and nobody else was there to take it
+            previous.drop()
+        self._jobs[held.lease.entry] = job
+        job.task = self._tasks.create_task(self._run(job))
 
     async def _keep_renewing(self) -> Never:
         with self._subscriber.listen(keys.HOLDER_CHANNEL + self._holder) as signal:
             while True:
                 await signal.wait(self._settings.lease_s / 3)
-                jobs = list(self._jobs.values())
-                try:
-                    renewals = await self._queue.renew([job.lease for job in jobs])
-                except ApiError as error:
-                    _raise_unless_away(error)
-                    continue
-                for job, renewal in zip(jobs, renewals, strict=True):
-                    if not renewal.is_held:
-                        job.drop()
-                    elif renewal.is_cancelled:
-                        job.cancel()
+                with _surviving("leases not renewed"):
+                    await self._renew(list(self._jobs.values()))
+
+    async def _renew(self, jobs: list[_Job]) -> None:
+        renewals = await self._queue.renew([job.lease for job in jobs])
+        for job, renewal in zip(jobs, renewals, strict=True):
+            if job.is_ending:  # and may have ended just now, which is no loss: its writer finds out
+                continue
+            if not renewal.is_held:
+                job.drop()
+            elif renewal.is_cancelled:
+                job.cancel()
 
     async def _run(self, job: _Job) -> None:
         """Run a job to its end, to its loss, or until it is put off."""
@@ -211,7 +232,8 @@ class JobRunner:
             log.warning("job lost", extra={"response_id": str(lease.response_id), "fence": lease.fence})
         except* Exception:
             log.exception("job failed", extra={"response_id": str(lease.response_id)})
-            await self._put_off(lease)
+            with _surviving("job neither put off nor ended"):
+                await self._retreat(job)
         finally:
             if self._jobs.get(lease.entry) is job:
                 del self._jobs[lease.entry]
@@ -219,6 +241,8 @@ class JobRunner:
 
     async def _run_held(self, job: _Job, leave: Callable[[], None]) -> None:
         held = job.held
+        if held.is_damaged:
+            raise CorruptRecord(f"the record of {held.lease.response_id}")
         request = JobRequest.FromString(decompress(held.request, max_bytes=MAX_REQUEST_BYTES))
         events = self._runs.events(held.lease.owner, held.record.response, input_items=len(held.record.input))
         await self._restore(held.lease, events)
@@ -251,7 +275,7 @@ class JobRunner:
         finally:
             run.abort()
         if is_put_off:
-            await self._put_off(held.lease)
+            await self._queue.retry_later(held.lease)
         else:
             _log_end(run, held.lease)
 
@@ -269,7 +293,14 @@ class JobRunner:
     async def _restore(self, lease: Lease, events: ResponseEvents) -> None:
         """Bring ``events`` to the end of the log. Nobody else can write any more."""
         while len(events.log) < lease.next_sequence_number:
-            page = await self._log.read(lease.owner, str(lease.response_id), starting_after=len(events.log) - 1)
+            try:
+                page = await self._log.read(lease.owner, str(lease.response_id), starting_after=len(events.log) - 1)
+            except LogGone:
+                raise LeaseLost(f"{lease.response_id} was deleted") from None
+            except ApiError as error:
+                _raise_unless_away(error)
+                await asyncio.sleep(_RESTORE_RETRY_S)
+                continue
             if not page.batches:
                 raise LeaseLost(f"the log of {lease.response_id} is gone")
             for batch in page.batches:
@@ -279,36 +310,55 @@ class JobRunner:
             log.warning("response continued", extra=extra)
 
     async def _watch_readers(self, job: _Job) -> None:
-        """Cancel the response once nobody has read it for a while."""
+        """Cancel the response once nobody has read it for a while.
+
+        Readers are looked for twice: after an outage of the store they need a moment to say that they are there.
+        """
         lease = job.lease
-        while True:
-            await asyncio.sleep(self._settings.abandon_after_s)
+        looks = 0
+        while looks < 2:
+            await asyncio.sleep(self._settings.abandon_after_s / 2)
             try:
-                if not await self._log.is_read(lease.owner, lease.response_id):
-                    job.cancel()
-                    return
+                is_read = await self._log.is_read(lease.owner, lease.response_id)
             except ApiError as error:
                 _raise_unless_away(error)
+                is_read = True
+            looks = 0 if is_read else looks + 1
+        job.cancel()
 
-    async def _put_off(self, lease: Lease) -> None:
-        try:
+    async def _retreat(self, job: _Job) -> None:
+        """Give a job back whose run broke down; at its last attempt end it as failed, whatever its log holds."""
+        lease, record = job.lease, job.held.record
+        if lease.attempts < self._settings.background_attempts and not job.held.is_damaged:
             await self._queue.retry_later(lease)
-        except ApiError as error:
-            _raise_unless_away(error)  # then its lease runs out
+            return
+        there = await self._queue.get(lease.owner, str(lease.response_id))
+        if there is None:
+            return
+        error, number = _given_up(), there.next_sequence_number
+        if job.held.is_damaged:
+            record.response.params.CopyFrom(with_defaults(record.response.params))
+        record.response.status = FAILED
+        record.response.error.CopyFrom(response_error(error))
+        builder = EventBatchBuilder(number)
+        builder.event(event_pb2.ResponseEvent(sequence_number=number, error=to_message(error)))
+        failed = event_pb2.ResponseSnapshot(response=record.response)
+        builder.event(event_pb2.ResponseEvent(sequence_number=number + 1, failed=failed))
+        await self._log.finish(lease, builder.build(is_last=True), record)
 
     async def _hand_over(self, job: _Job) -> None:
-        """Give a job back with everything logged that it has; when that fails its lease runs out instead."""
+        """Give a job back with everything logged that it has, or let it end; failing that its lease runs out."""
         run = job.run
-        if run is not None:
-            if run.events.is_ended:
-                return
+        if run is not None and not job.is_ending:
             run.abort()
             await run.writer.flush()
+        if job.is_ending:
+            assert job.task is not None
+            await asyncio.wait([job.task])
+            return
         job.drop()
-        try:
+        with _surviving("job not handed over"):
             await self._queue.hand_over(job.lease)
-        except ApiError as error:
-            _raise_unless_away(error)
 
 
 def _log_full() -> ApiError:
@@ -318,6 +368,17 @@ def _log_full() -> ApiError:
 def _given_up() -> ApiError:
     message = "The response was given up: every attempt to run it was cut short. Try again."
     return ApiError(ErrorReason.ERROR_REASON_ENGINE_FAILED, message)
+
+
+@contextmanager
+def _surviving(what: str) -> Iterator[None]:
+    """Log what fails inside as ``what``: the jobs of this process go on, whatever one of them, or one reply, does."""
+    try:
+        yield
+    except Exception as error:
+        is_away = isinstance(error, ApiError) and error.reason == ErrorReason.ERROR_REASON_STORE_UNAVAILABLE
+        if not is_away:  # which is logged where it was raised
+            log.exception(what)
 
 
 def _raise_unless_away(error: ApiError) -> None:

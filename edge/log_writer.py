@@ -71,8 +71,8 @@ class LogWriter:
         """Nothing happened, and nothing is written: readers have signs of life of their own."""
 
     async def flush(self) -> None:
-        """Return when all events so far are in the log."""
-        while self._written < len(self._events.log):
+        """Return when all events so far are in the log, or it takes no more."""
+        while self._written < len(self._events.log) and not self._is_full:
             self._caught_up.clear()
             self._changed.set()
             await self._caught_up.wait()
@@ -112,6 +112,7 @@ class LogWriter:
             is_cancelled = await self._persist(lambda: self._log.append(self.lease, batch))
         except LogFull:
             self._is_full = True  # its last batch may still hold all the rest
+            self._caught_up.set()
             self._full()
             return
         self._written = next_sequence_number(batch)

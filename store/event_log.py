@@ -107,7 +107,7 @@ class EventLog:
             _APPEND(
                 lease.job_keys,
                 *(lease.fence, batch.first_sequence_number, next_sequence_number(batch), field, value),
-                *(self._unfinished_ms, self._max_log_bytes, lease.log_channel),
+                *(self._unfinished_ms, self._max_log_bytes, lease.log_channel, int(bool(batch.token_ids))),
             )
         )
         if reply == -3:

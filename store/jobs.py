@@ -32,7 +32,7 @@ from typing import Final
 
 from antiphon.errors import ApiError
 from antiphon.responses.v1.error_pb2 import ErrorReason
-from antiphon.responses.v1.response_pb2 import ResponseStatus, ServiceTier
+from antiphon.responses.v1.response_pb2 import Response, ResponseStatus, ServiceTier
 from antiphon.store.v1.event_log_pb2 import EventBatch
 from antiphon.store.v1.record_pb2 import ResponseRecord
 from store import keys
@@ -40,7 +40,7 @@ from store.batcher import Command, CommandBatcher
 from store.event_batch import encode, next_sequence_number
 from store.ids import ResponseId, parse_response_id
 from store.lease import HeldJob, Lease, Renewal, entry_of, gap_ms, parse_entry
-from store.packing import pack_record, unpack_records
+from store.packing import CorruptRecord, pack_record, unpack_records
 from store.scripts import Script
 
 _CREATE = Script("create", prelude="job")
@@ -73,6 +73,7 @@ class Job:
     holder: str | None
     """Who runs it, or ran it last; None while it waits."""
     attempts: int
+    """As ``Lease.attempts``."""
     is_cancelled: bool
     """It was asked to be cancelled; it may still end otherwise."""
     next_sequence_number: int
@@ -113,7 +114,7 @@ class JobQueue:
             commands: The way to Redis.
             holder: Unique to this process and its start.
             lease_ms: How long a job stays with a process that does not renew it; at least 6 times a round trip.
-            max_attempts: Leases after which a job is given up.
+            max_attempts: Leases in a row without a token after which a job is given up.
             max_waiting: Jobs that may wait, of all owners.
             max_waiting_per_owner: The same of one owner.
             unfinished_ms: How long a job is kept that nobody touches before its end.
@@ -246,7 +247,18 @@ class JobQueue:
         """Give a job back after a failure that may pass, to be taken again after a delay that doubles each time."""
         (attempts,) = await self._commands.execute(_RELEASE(lease.job_keys, lease.fence, 0))
         if attempts >= 0:
-            await self._put_back(lease, min(_FIRST_BACKOFF_MS * 2 ** (attempts - 1), _LONGEST_BACKOFF_MS))
+            await self._put_back(lease, min(_FIRST_BACKOFF_MS * 2 ** max(0, attempts - 1), _LONGEST_BACKOFF_MS))
+
+    async def ensure_queued(self, owner: str, response_id: str) -> None:
+        """Queue a job that has not ended and is not in the queue: whoever created it may have died before that."""
+        parsed = parse_response_id(response_id)
+        if parsed is None:
+            return
+        (values,) = await self._commands.execute(("HMGET", keys.job(owner, parsed), "status", "tier", "created_at"))
+        status, tier, created_at = values
+        if status in _UNFINISHED:
+            entry = entry_of(owner, parsed, int(tier), int(created_at))
+            await self._commands.execute(_ENQUEUE(keys.QUEUE, entry, 0, 0, keys.WAKE_CHANNEL))
 
     async def cancel(self, owner: str, response_id: str) -> Job | None:
         """Ask for a response to be cancelled, however often; the job as it is then, None if there is none.
@@ -298,7 +310,11 @@ class JobQueue:
         )
         match reply:
             case [b"held", attempts, next_number, cancel, request, blob]:
-                (record,) = await unpack_records([blob], max_bytes=self._max_record_bytes)
+                is_damaged = False
+                try:
+                    (record,) = await unpack_records([blob], max_bytes=self._max_record_bytes)
+                except CorruptRecord:
+                    is_damaged, record = True, ResponseRecord(response=Response(id=str(response_id)))
                 lease = Lease(
                     owner=owner,
                     response_id=response_id,
@@ -309,7 +325,7 @@ class JobQueue:
                     next_sequence_number=int(next_number),
                     is_cancelled=bool(cancel),
                 )
-                return HeldJob(lease, record, request)
+                return HeldJob(lease, record, request, is_damaged)
             case [b"ended"] | [b"gone"]:
                 await self._commands.execute(_FORGET(keys.QUEUE, entry, fence))
             case _:  # stale: this lease ran out before it began, and another process holds the job

@@ -25,7 +25,8 @@ class Lease:
     fence: int
     """Grows with every lease of the job. A writer with a lower one than the job's is refused."""
     attempts: int
-    """Leases of this job so far, this one included, without those that were handed over. From 1."""
+    """Leases of this job in a row that brought it no token further, this one included, without those that were handed
+    over. From 1."""
     next_sequence_number: int
     """Of the event that follows the log, as it was when the lease began."""
     is_cancelled: bool
@@ -51,6 +52,8 @@ class HeldJob:
     """As it was created: the response in its first status, its input, its ancestors."""
     request: bytes
     """As it was created."""
+    is_damaged: bool = False
+    """The record cannot be read, and only has the response's id: all that can be done is to end it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class Sweeper:
     async def run(self) -> Never:
         """``requeue_lost`` every quarter of a lease, ``sweep`` at its interval, until cancelled.
 
-        When the store is away it is tried again: the log says so.
+        Whatever fails is tried again next time: the log says so.
         """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_requeuing())
@@ -104,8 +104,8 @@ class Sweeper:
             try:
                 if count := await self.requeue_lost():
                     log.info("jobs requeued", extra={"jobs": count})
-            except ApiError as error:
-                _raise_unless_away(error)
+            except Exception as error:
+                _log_unless_away(error)
             await asyncio.sleep(self._lease_ms / 4000)
 
     async def _keep_sweeping(self) -> Never:
@@ -115,11 +115,12 @@ class Sweeper:
                 (is_ours,) = await self._commands.execute(("SET", keys.SWEEP, self._holder, "NX", "PX", lifetime_ms))
                 if is_ours:
                     await self.sweep()
-            except ApiError as error:
-                _raise_unless_away(error)
+            except Exception as error:
+                _log_unless_away(error)
             await asyncio.sleep(self._sweep_interval_s)
 
 
-def _raise_unless_away(error: ApiError) -> None:
-    if error.reason != ErrorReason.ERROR_REASON_STORE_UNAVAILABLE:  # which is logged where it was raised
-        raise error
+def _log_unless_away(error: Exception) -> None:
+    is_away = isinstance(error, ApiError) and error.reason == ErrorReason.ERROR_REASON_STORE_UNAVAILABLE
+    if not is_away:  # which is logged where it was raised
+        log.exception("sweep failed")

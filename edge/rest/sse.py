@@ -61,8 +61,9 @@ class SseStream(EventCursor):
             response.enable_chunked_encoding()
         else:
             response.force_close()
+        first = self._take() or _KEEP_ALIVE  # what fails here can still be answered as an error
         await response.prepare(request)
-        await response.write(self._take() or _KEEP_ALIVE)
+        await response.write(first)
         return response
 
     async def rest(self) -> bytes:

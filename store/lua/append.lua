@@ -1,4 +1,4 @@
--- ARGV: fence, first, next, field, bytes, lifetime_ms, the most bytes of a log, channel of the log
+-- ARGV: fence, first, next, field, bytes, lifetime_ms, the most bytes of a log, channel of the log, 1 if there are tokens
 -- Appends a batch. Returns 0, or 1 if the response is to be cancelled; -1: the lease is lost, or the response is gone;
 -- -2: the batch does not follow the log's end; -3: the log is full.
 local first, next, field, bytes = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -11,6 +11,7 @@ end
 if tonumber(job[5]) + #bytes > tonumber(ARGV[7]) then return -3 end
 redis.call('XADD', EVENTS, next .. '-0', field, bytes)
 redis.call('HSET', JOB, 'next', next, 'log_bytes', tonumber(job[5]) + #bytes)
+if ARGV[9] == '1' then redis.call('HSET', JOB, 'attempts', 0) end  -- what gets further is not given up
 expire(ARGV[6])
 redis.call('PUBLISH', ARGV[8], '')
 return job[6] and 1 or 0

@@ -1,6 +1,6 @@
 -- What all scripts of one response begin with. KEYS, all in one slot:
 --   JOB     hash: `status`, `tier`, `created_at` (milliseconds), `fence`, `holder` (while somebody holds it),
---           `attempts`, `next` (sequence number that comes next in the log), `log_bytes`, `cancel` (once asked for),
+--           `attempts` (leases in a row without a token), `next` (sequence number that comes next in the log), `log_bytes`, `cancel` (once asked for),
 --           `request` (until it ends), `digest` (once it has ended)
 --   EVENTS  stream: batches, each under the sequence number after its last event, field `b`, or `z` when compressed
 --   RECORD  string: the response's record

@@ -4,4 +4,6 @@ local job = redis.call('HMGET', JOB, 'status', 'fence', 'holder', 'attempts')
 if not job[1] or has_ended(job[1]) or job[2] ~= ARGV[1] then return -1 end
 if not job[3] then return tonumber(job[4]) end
 redis.call('HDEL', JOB, 'holder')
-return redis.call('HINCRBY', JOB, 'attempts', -tonumber(ARGV[2]))
+local attempts = math.max(0, tonumber(job[4]) - tonumber(ARGV[2]))
+redis.call('HSET', JOB, 'attempts', attempts)
+return attempts

@@ -9,13 +9,18 @@ from typing import Any
 import grpc
 import openai
 import pytest
+from redis.asyncio import Redis
 
 from antiphon.errors import from_trailing_metadata
 from antiphon.responses.v1 import error_pb2, item_pb2, response_pb2
 from antiphon.responses.v1 import responses_service_pb2 as pb
 from antiphon.responses.v1.responses_service_pb2_grpc import ResponsesServiceStub
+from edge.codec import with_defaults
+from store import keys
+from store.ids import parse_response_id
 from tests.support.fleet import Fleet, running_fleet
 from tests.support.http import Client, SseReader, client_of, output_text
+from tests.support.jobs import create_held, edge_stores, opening, queued_record
 from tests.support.openapi import assert_valid_response
 from tests.support.stream_rules import Json, assert_legal_stream
 
@@ -216,6 +221,27 @@ async def test_a_request_that_no_worker_takes_is_refused_before_it_is_accepted(o
     assert error["code"] == "model_not_found"
     error = await one.refused(400, model=MODEL, input="x", background=True, store=False)
     assert error["param"] == "background"
+
+
+async def test_jobs_that_cannot_be_run_end_as_failed_and_stop_no_others(fleet: Fleet, one: Client, two: Client) -> None:
+    broken, damaged = queued_record(), queued_record()
+    for record in (broken, damaged):
+        record.response.params.CopyFrom(with_defaults(record.response.params))
+    damaged_id = parse_response_id(damaged.response.id)
+    assert damaged_id is not None
+    async with edge_stores(fleet.valkey.url, "tester") as stores, Redis.from_url(fleet.valkey.url) as raw:
+        await stores.jobs.enqueue("default", broken, request=b"no request", first_events=opening(broken))
+        lease = await create_held(stores, "default", damaged)
+        await raw.set(keys.response("default", damaged_id), b"no record", keepttl=True)
+        await stores.jobs.hand_over(lease)
+        accepted = await start(one, counting(10))
+        assert (await ended(two, accepted["id"]))["status"] == "completed"
+        for record in (broken, damaged):
+            async with resumed(two, record.response.id) as reader:
+                assert [event["type"] for event in await reader.drain()][-2:] == ["error", "response.failed"]
+            final = await retrieve(one, record.response.id)
+            assert (final["status"], final["error"]["code"]) == ("failed", "server_error")
+    assert [edge.process.poll() for edge in fleet.edges] == [None, None]
 
 
 async def test_an_engine_that_fails_ends_the_response_as_failed(one: Client, two: Client) -> None:
