@@ -105,23 +105,19 @@ class LoggedResponses:
         previous = ids.parse_response_id(params.previous_response_id)
         response_id = ids.new_response_id(previous)
         if idempotency is None:
-            return await self._create(owner, params, response_id, request_id, has_key=False)
+            opening = await self._open(owner, params, response_id)
+            return await self._create(owner, opening, request_id, has_key=False)
         if not is_stored(params):
             message = "A request with an Idempotency-Key must be stored: it requires 'store' to be true."
             raise ApiError(ErrorReason.ERROR_REASON_INVALID_VALUE, message, "store")
-        existing = await self._reserve(owner, idempotency, str(response_id))
-        if existing is not None:
-            record = await self.get(owner, existing)
-            return Accepted(record.response, [])
-        try:
-            accepted = await self._create(owner, params, response_id, request_id, has_key=True)
-        except ApiError as error:
-            if error.reason != ErrorReason.ERROR_REASON_STORE_UNAVAILABLE:  # then, as after a cancellation, it is not
-                # known whether it was made: who asks next finds out
-                await self._idempotency.release(owner, idempotency.key, str(response_id))
-            raise
-        await self._idempotency.confirm(owner, idempotency.key, str(response_id))
-        return accepted
+        while (existing := await self._reserve(owner, idempotency, str(response_id))) is None:
+            accepted = await self._accept_reserved(owner, params, response_id, request_id, idempotency)
+            if accepted is not None:
+                return accepted
+        await self._queue.ensure_queued(owner, existing)
+        await self._idempotency.confirm(owner, idempotency.key, existing)
+        record = await self.get(owner, existing)
+        return Accepted(record.response, [])
 
     async def get(self, owner: str, response_id: str) -> ResponseRecord:
         """The record of a response; until its end with the status of its job.
@@ -177,14 +173,13 @@ class LoggedResponses:
         parsed = ids.parse_response_id(response_id)
         assert parsed is not None
         job = await self._queue.cancel(owner, response_id)
-        if job is not None and not job.has_ended and job.holder is None:
-            held = await self._queue.take(owner, response_id)
-            if held is not None:
-                self._runner.hold(held)
         try:
             async with asyncio.timeout(_CANCEL_TIMEOUT_S):
                 with self._subscriber.listen(keys.log_channel(owner, parsed)) as signal:
                     while job is not None and not job.has_ended:
+                        held = await self._queue.take(owner, response_id)
+                        if held is not None:  # nobody has it: it waits, or its holder has died
+                            self._runner.hold(held)
                         await signal.wait(_LOOK_AGAIN_S)
                         job = await self._queue.get(owner, response_id)
         except TimeoutError:  # its holder died just now: whoever takes it over ends it as cancelled
@@ -199,27 +194,55 @@ class LoggedResponses:
         """Give what runs to other processes."""
         await self._runner.hand_over()
 
-    async def _create(
+    async def _accept_reserved(
         self,
         owner: str,
         params: response_pb2.ResponseParams,
         response_id: ids.ResponseId,
         request_id: str,
-        *,
-        has_key: bool,
-    ) -> Accepted:
+        idempotency: Idempotency,
+    ) -> Accepted | None:
+        """Make the response that has the key; None: it took so long, or this process slept, that another one has it.
+
+        The key is free again when certainly nothing was made. Otherwise whoever sends the request again finds out: a
+        client that leaves, or a store that stumbles, may leave a response behind.
+        """
+        key, digest = idempotency
+        is_made = False
+        try:
+            opening = await self._open(owner, params, response_id)
+            if await self._idempotency.reserve(owner, key, digest, str(response_id)) != New():
+                return None
+            is_made = True
+            accepted = await self._create(owner, opening, request_id, has_key=True)
+        except BaseException as error:
+            is_refused = isinstance(error, ApiError) and error.reason != ErrorReason.ERROR_REASON_STORE_UNAVAILABLE
+            if is_refused or not is_made:
+                await asyncio.shield(self._idempotency.release(owner, key, str(response_id)))
+            raise
+        if not await self._idempotency.confirm(owner, key, str(response_id)):
+            await self._store.delete(owner, str(response_id))
+            return None
+        return accepted
+
+    async def _open(self, owner: str, params: response_pb2.ResponseParams, response_id: ids.ResponseId) -> Opening:
         opening = await self._opener.open(owner, params, response_id=response_id)
         await self._opener.check(opening)
+        return opening
+
+    async def _create(self, owner: str, opening: Opening, request_id: str, *, has_key: bool) -> Accepted:
+        params, response_id = opening.record.response.params, opening.record.response.id
         record = opening.record
         request = _job_request(opening, needs_readers=not (params.background or has_key))
         events = self._runs.events(owner, record.response, input_items=len(record.input))
         events.open(QUEUED)
         record.response.status = QUEUED
         first_events = to_batch(events, start=0, tokens=0)
-        async with self._limiter.handed_over(owner, request_id, str(response_id)):
+        async with self._limiter.handed_over(owner, request_id, response_id):
             if params.background:
-                tier = opening.record.response.params.service_tier
-                await self._queue.enqueue(owner, record, tier=tier, request=request, first_events=first_events)
+                await self._queue.enqueue(
+                    owner, record, tier=params.service_tier, request=request, first_events=first_events
+                )
             else:
                 held = await self._queue.create_held(owner, record, request=request, first_events=first_events)
                 if held is not None:
@@ -243,10 +266,7 @@ class LoggedResponses:
                         case Conflict():
                             message = "This Idempotency-Key was used with another request body."
                             raise ApiError(ErrorReason.ERROR_REASON_IDEMPOTENCY_KEY_REUSED, message)
-                        case Existing(existing):
-                            if await self._store.get(owner, existing) is not None:  # its edge died, or its client left
-                                await self._idempotency.confirm(owner, idempotency.key, existing)
-                                return existing
+                        case Existing():
                             await asyncio.sleep(_KEY_POLL_S)
         except TimeoutError:
             message = "The same request is still being accepted. Try again."

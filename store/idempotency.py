@@ -26,7 +26,8 @@ class Existing:
 
     response_id: str
     is_stored: bool
-    """It is stored, or is a job. False: it is on its way in an edge process that is, or was just now, alive."""
+    """It is stored, or is a job, so it will end. False: it is on its way in an edge process that is, or was just now,
+    alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +40,16 @@ class Conflict:
 class IdempotencyStore:
     """The keys of all owners.
 
-    A key is first *reserved*, for a short time that its edge prolongs while the response runs: an edge that dies before
-    anything is stored blocks the key no longer than that. It is *confirmed* once the response is stored, or accepted as
-    a job, and then lives for 24 hours, but no longer than the response.
+    A key is first *reserved*, for a short time: an edge that dies before anything is stored blocks the key no longer
+    than that; one that takes longer reserves it again for the same response just before it stores anything. It is
+    *confirmed* once the response is stored, or accepted as a job, and then lives for 24 hours, but no longer than the
+    response.
 
     Methods raise ApiError STORE_UNAVAILABLE when Redis does not serve.
     """
 
-    def __init__(self, commands: CommandBatcher, *, retention_ms: Retention, reservation_ms: int = 60_000) -> None:
-        """Reserve for ``reservation_ms`` at a time: call ``prolong`` every third of it.
+    def __init__(self, commands: CommandBatcher, *, retention_ms: Retention, reservation_ms: int = 15_000) -> None:
+        """Reserve for ``reservation_ms`` at a time.
 
         Args:
             commands: The way to Redis.
@@ -76,28 +78,23 @@ class IdempotencyStore:
                 return New()
             outcome, there, is_confirmed = reply
             existing = there.decode()
-            if is_confirmed and not await self._lives(owner, existing):
+            is_stored = await self._lives(owner, existing)
+            if is_confirmed and not is_stored:
                 replaced = existing  # the response is gone, and the key with it
                 continue
-            return Existing(existing, bool(is_confirmed)) if outcome == b"existing" else Conflict(existing)
-
-    async def prolong(self, owner: str, key: str, response_id: str) -> bool:
-        """The response is still on its way; False if the key is no longer its own."""
-        return await self._settle(owner, key, response_id, self._reservation_ms, is_stored=False)
+            return Existing(existing, is_stored) if outcome == b"existing" else Conflict(existing)
 
     async def confirm(self, owner: str, key: str, response_id: str) -> bool:
-        """The response is stored, or accepted as a job; False if the key is no longer its own."""
+        """The response is stored, or accepted as a job; False if the key is not its own: then there is another."""
         lifetime_ms = min(retention_ms_of(owner, self._retention_ms), _MAX_LIFETIME_MS)
-        return await self._settle(owner, key, response_id, lifetime_ms, is_stored=True)
+        return await self._settle(owner, key, response_id, lifetime_ms)
 
     async def release(self, owner: str, key: str, response_id: str) -> None:
         """There will be no response: the same request may be tried again."""
-        await self._settle(owner, key, response_id, 0, is_stored=False)
+        await self._settle(owner, key, response_id, 0)
 
-    async def _settle(self, owner: str, key: str, response_id: str, lifetime_ms: int, *, is_stored: bool) -> bool:
-        (is_own,) = await self._commands.execute(
-            _SETTLE((keys.idempotency(owner, key),), response_id, lifetime_ms, int(is_stored))
-        )
+    async def _settle(self, owner: str, key: str, response_id: str, lifetime_ms: int) -> bool:
+        (is_own,) = await self._commands.execute(_SETTLE((keys.idempotency(owner, key),), response_id, lifetime_ms))
         return bool(is_own)
 
     async def _lives(self, owner: str, response_id: str) -> bool:

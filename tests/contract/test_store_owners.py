@@ -211,24 +211,29 @@ async def test_a_key_is_free_again_when_its_response_failed_or_its_process_died(
     await idempotency.release(owner, "key", first)
     assert await idempotency.reserve(owner, "key", "body", second) == New()
     name = keys.idempotency(owner, "key")
-    assert 0 < await raw.pttl(name) <= 60_000
+    assert 0 < await raw.pttl(name) <= 15_000
     await raw.pexpire(name, 1)
     async with asyncio.timeout(5):
         while await raw.exists(name):
             pass
     assert await idempotency.reserve(owner, "key", "body", third) == New()
-    assert not await idempotency.prolong(owner, "key", second)
+    assert not await idempotency.confirm(owner, "key", second)
 
 
-async def test_the_lifetime_of_a_key_is_bounded_and_not_shortened(
-    edge: EdgeStores, owner: str, raw: Redis | RedisCluster
+async def test_a_key_whose_process_died_before_it_was_confirmed_has_the_response_that_is_there(
+    edge: EdgeStores, idempotency: IdempotencyStore, owner: str
 ) -> None:
+    record = queued_record()
+    assert await idempotency.reserve(owner, "key", "body", record.response.id) == New()
+    await edge.jobs.enqueue(owner, record)
+    assert await idempotency.reserve(owner, "key", "body", new_id()) == Existing(record.response.id, is_stored=True)
+
+
+async def test_the_lifetime_of_a_key_is_bounded(edge: EdgeStores, owner: str, raw: Redis | RedisCluster) -> None:
     idempotency = IdempotencyStore(edge.commands, retention_ms=10**12)
     response_id = new_id()
     await idempotency.reserve(owner, "key", "body", response_id)
-    assert await idempotency.prolong(owner, "key", response_id)
     await idempotency.confirm(owner, "key", response_id)
-    assert await idempotency.prolong(owner, "key", response_id)
     assert 86_000_000 < await raw.pttl(keys.idempotency(owner, "key")) <= 86_400_000
 
 
