@@ -218,6 +218,7 @@ class JobRunner:
             if job.is_ending:  # and may have ended just now, which is no loss: its writer finds out
                 continue
             if not renewal.is_held:
+                _log_lost(job.lease)
                 job.drop()
             elif renewal.is_cancelled:
                 job.cancel()
@@ -229,7 +230,7 @@ class JobRunner:
             with self._limiter.held(lease.owner, str(lease.response_id)) as leave:
                 await self._run_held(job, leave)
         except* LeaseLost:
-            log.warning("job lost", extra={"response_id": str(lease.response_id), "fence": lease.fence})
+            _log_lost(lease)
         except* Exception:
             log.exception("job failed", extra={"response_id": str(lease.response_id)})
             with _surviving("job neither put off nor ended"):
@@ -384,6 +385,10 @@ def _surviving(what: str) -> Iterator[None]:
 def _raise_unless_away(error: ApiError) -> None:
     if error.reason != ErrorReason.ERROR_REASON_STORE_UNAVAILABLE:  # which is logged where it was raised
         raise error
+
+
+def _log_lost(lease: Lease) -> None:
+    log.warning("job lost", extra={"response_id": str(lease.response_id), "fence": lease.fence})
 
 
 def _log_end(run: LoggedRun, lease: Lease) -> None:
