@@ -95,7 +95,7 @@ async def test_a_killed_worker_is_replaced_in_the_middle_of_a_stream(stack: Runn
             assert final["usage"]["output_tokens"] > 100
 
 
-async def test_a_request_that_kills_two_workers_fails_and_the_stack_recovers(
+async def test_a_request_that_kills_worker_after_worker_fails_and_the_stack_recovers(
     stack: RunningStack, client: Client
 ) -> None:
     async with asyncio.timeout(60):

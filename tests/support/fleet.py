@@ -1,9 +1,13 @@
 """Several edges and workers around one Valkey, each a process of its own that a test may kill and start again."""
 
+import os
 import signal
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from tests.support.edge import EdgeProcess, edge_process
 from tests.support.valkey import ValkeyServer, valkey_process
@@ -18,23 +22,50 @@ class Fleet:
     Args:
         folder: For sockets and logs.
         edge_settings: Variables of every edge, without ``EDGE_``, in lower case.
+        worker_settings: The same of workers; by default they do what the request says.
     """
 
     def __init__(
-        self, folder: Path, valkey: ValkeyServer, *, edges: int, workers: int, edge_settings: Mapping[str, str]
+        self,
+        folder: Path,
+        valkey: ValkeyServer,
+        *,
+        edges: int,
+        workers: int,
+        edge_settings: Mapping[str, str],
+        worker_settings: Mapping[str, str],
     ) -> None:
         self.valkey = valkey
         self._folder = folder
         self._edge_settings = {"lease_s": LEASE_S, "worker_silence_s": "1", "drain_timeout_s": "2", **edge_settings}
+        self._worker_settings: dict[str, Any] = {"parallel": "64", "context_window": "100000", **worker_settings}
         self._targets = [f"unix:{folder}/worker{index}.sock" for index in range(workers)]
-        self._starts = 0
+        self._starts = count(1)
         self._open: dict[int, ExitStack] = {}
-        self.workers = [self._start_worker(index) for index in range(workers)]
-        self.edges = [self._start_edge() for _ in range(edges)]
+        try:
+            with ThreadPoolExecutor() as starters:  # edges are ready once they have a worker
+                started_workers = [starters.submit(self._start_worker, index) for index in range(workers)]
+                started_edges = [starters.submit(self._start_edge) for _ in range(edges)]
+            self.workers = [worker.result() for worker in started_workers]
+            self.edges = [edge.result() for edge in started_edges]
+        except BaseException:
+            self.close()
+            raise
 
     def kill_edge(self, index: int) -> None:
         """End an edge as a crash does."""
         self._kill(self.edges[index].process.pid)
+
+    def drain_edge(self, index: int) -> None:
+        """End an edge as SIGTERM does; it must end well."""
+        edge = self.edges[index]
+        self._open.pop(edge.process.pid).close()
+        assert edge.process.returncode == 0, edge.log.read_text()
+
+    def signal(self, pid: int, number: signal.Signals) -> None:
+        """Send a signal to a process of this fleet."""
+        assert pid in self._open
+        os.kill(pid, number)
 
     def restart_edge(self, index: int) -> None:
         """Start an edge in the place of one that was killed; it has another port."""
@@ -50,8 +81,10 @@ class Fleet:
 
     def close(self) -> None:
         """End all processes."""
-        for stack in self._open.values():
-            stack.close()
+        with ThreadPoolExecutor() as closers:
+            closed = [closers.submit(stack.close) for stack in self._open.values()]
+        for each in closed:
+            each.result()
 
     def _start_edge(self) -> EdgeProcess:
         stack = ExitStack()
@@ -64,15 +97,13 @@ class Fleet:
 
     def _start_worker(self, index: int) -> WorkerProcess:
         stack = ExitStack()
-        worker = stack.enter_context(
-            worker_process(self._new_folder(), listen=self._targets[index], parallel="64", context_window="100000")
-        )
+        process = worker_process(self._new_folder(), listen=self._targets[index], **self._worker_settings)
+        worker = stack.enter_context(process)
         self._open[worker.pid] = stack
         return worker
 
     def _new_folder(self) -> Path:
-        self._starts += 1
-        return self._folder / f"process{self._starts}"
+        return self._folder / f"process{next(self._starts)}"
 
     def _kill(self, pid: int) -> None:
         stack = self._open.pop(pid)
@@ -84,12 +115,26 @@ class Fleet:
 
 
 @contextmanager
-def running_fleet(folder: Path, *, edges: int = 2, workers: int = 2, **edge_settings: str) -> Iterator[Fleet]:
+def running_fleet(
+    folder: Path,
+    *,
+    edges: int = 2,
+    workers: int = 2,
+    worker_settings: Mapping[str, str] | None = None,
+    **edge_settings: str,
+) -> Iterator[Fleet]:
     """A fleet that is ready."""
     valkey_folder = folder / "valkey"
     valkey_folder.mkdir(parents=True)
     with valkey_process(valkey_folder) as valkey:
-        fleet = Fleet(folder, valkey, edges=edges, workers=workers, edge_settings=edge_settings)
+        fleet = Fleet(
+            folder,
+            valkey,
+            edges=edges,
+            workers=workers,
+            edge_settings=edge_settings,
+            worker_settings=worker_settings or {},
+        )
         try:
             yield fleet
         finally:
