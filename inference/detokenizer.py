@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from inference.tokenizer import Tokenizer
 
+MAX_HELD_CHARS = 16
+"""That wait for the rest of one which begins in the same token."""
+
 
 class Detokenizer:
     """The text of one generation, as it comes.
@@ -19,22 +22,41 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer, spelled: Mapping[int, bytes] | None = None) -> None:
         self._tokenizer = tokenizer
         self._spelled = spelled or {}
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held = ""
+        self._incomplete = b""
+
+    @property
+    def is_inside_character(self) -> bool:
+        """The last token ended within one."""
+        return bool(self._incomplete)
 
     def feed(self, token_ids: Sequence[int]) -> str:
         """The characters that ``token_ids`` complete; the bytes of one still incomplete wait.
+
+        So do the characters before it, up to a few: then what was told so far is whole tokens as well.
 
         Raises:
             KeyError: no such token.
         """
         if self._spelled:
             pieces = [self._spelled.get(token_id) or self._tokenizer.token_bytes(token_id) for token_id in token_ids]
-            return self._decoder.decode(b"".join(pieces))
-        return self._decoder.decode(self._tokenizer.decode(token_ids))
+            data = b"".join(pieces)
+        else:
+            data = self._tokenizer.decode(token_ids)
+        data = self._incomplete + data
+        text, end = codecs.utf_8_decode(data, "replace", False)
+        self._incomplete = data[end:]
+        text = self._held + text
+        self._held = ""
+        if self._incomplete and len(text) <= MAX_HELD_CHARS:
+            self._held, text = text, ""
+        return text
 
     def finish(self) -> str:
-        """U+FFFD if a character was left incomplete."""
-        return self._decoder.decode(b"", final=True)
+        """What was held back, with U+FFFD for a character that was left incomplete."""
+        text = self._held + codecs.utf_8_decode(self._incomplete, "replace", True)[0]
+        self._held, self._incomplete = "", b""
+        return text
 
 
 class StopSequences:

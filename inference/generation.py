@@ -1,6 +1,7 @@
 """Generations from request to last event: what ``Generate`` and ``Attach`` have in common."""
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -17,6 +18,7 @@ from antiphon.trace import valid_traceparent
 from inference.admission import Admission
 from inference.constraint import check_size, constraint, has_free_text
 from inference.engines.base import Engine, EngineError, Step
+from inference.grammar.residual import residual
 from inference.output import Delta, Output, OutputEvent
 from inference.params import TokenLimit, check_request, sampling_params, token_limit
 from inference.parsing.base import OutputParser
@@ -119,12 +121,14 @@ class Generations:
         with self.admission.enter(request.service_tier, request.owner) as place:
             job = await self._prepare(request)
             output = report.output = self._output(job)
-            self._check_resume(job, output)
+            end = output.resumed()
+            if request.resume_token_ids and not end:
+                await self._resume(job, output)
             yield pb.Accepted(input_tokens=job.prompt.input_tokens)
             await place.turn()
             report.started()
             yield pb.Started()
-            if end := output.resumed():
+            if end:
                 for event in end:
                     yield event
                 return
@@ -148,7 +152,7 @@ class Generations:
         A grammar holds for the answer alone. A model that may think and does not has its first tokens taken back, and
         begins again under the grammar.
         """
-        if self._has_pause(job) and not output.is_past_reasoning:
+        if self._has_pause(job) and output.answer_token_ids is None:
             async with aclosing(self._run_engine(job, output, report)) as steps:
                 async for events in steps:
                     if job.grammar is not None and output.has_answer and not output.reasoning:
@@ -162,7 +166,7 @@ class Generations:
             async with aclosing(self._summarize(job.request, output.reasoning)) as summary:
                 async for event in summary:
                     yield event
-        if self._has_choice(job) and not output.has_answer:
+        if self._has_choice(job) and not output.answer_token_ids:
             await self._choose(job, output)
         async with aclosing(self._run_engine(job, output, report, grammar=job.grammar)) as steps:
             async for events in steps:
@@ -327,26 +331,37 @@ class Generations:
                 ErrorReason.ERROR_REASON_INVALID_VALUE, "The model has no such token.", "resume_token_ids"
             ) from None
 
-    def _check_resume(self, job: "_Job", output: Output) -> None:
-        """Not every engine can enter a grammar in its middle; thoughts are under none. None goes on after images."""
-        if job.request.resume_token_ids and job.prompt.mixed is not None:
-            message = "The inference worker failed, and no other one can go on after images. Try again."
-            raise ApiError(ErrorReason.ERROR_REASON_ENGINE_FAILED, message)
-        is_inside = bool(job.request.resume_token_ids) and (output.has_answer or not self._may_think(job))
-        if job.grammar is None or not is_inside or self._engine.info.capabilities.grammar_resume:
-            return
-        if self._is_in_free_text(job, output):
-            if not self._prompts.tool_format.mixes:
-                job.grammar = None  # the text has begun, and no call follows it
-        else:
-            message = "The inference worker failed, and the format does not allow another one to go on. Try again."
-            raise ApiError(ErrorReason.ERROR_REASON_ENGINE_FAILED, message)
+    async def _resume(self, job: "_Job", output: Output) -> None:
+        """Hold ``job`` to what may follow the tokens that ``output`` was given, if these are under a grammar already.
 
-    def _is_in_free_text(self, job: "_Job", output: Output) -> bool:
-        """Whether the grammar is one of any text but calls, so that it can be begun anew at this place."""
-        text = self._engine.tokenizer.decode(output.token_ids).decode(errors="replace")
-        may_begin_call = self._prompts.tool_format.may_begin_call(text)
-        return has_free_text(job.request) and not output.has_call and not job.rules.is_required and not may_begin_call
+        Raises:
+            ApiError: ENGINE_FAILED, they cannot be gone on after: those after images, which are tokenized anew, those
+                that the grammar cannot be followed through in time, and those that it does not generate.
+        """
+        if job.prompt.mixed is not None:
+            raise _cannot_resume()
+        if job.grammar is None or not output.answer_token_ids:
+            return
+        if self._has_choice(job) and output.has_answer:  # it was made: the output tells how
+            first, rules = output.first_call, job.rules
+            job.rules = rules.calling(first) if first else rules.answering()
+            job.grammar = await self._in_thread(self._constraint, job)
+        spelled = self._prompts.spelled(self._looked_for(job))
+        token_bytes = self._engine.tokenizer.token_bytes
+        answer = b"".join(spelled.get(token_id) or token_bytes(token_id) for token_id in output.answer_token_ids)
+        if job.grammar is not None:
+            job.grammar = await self._in_thread(functools.partial(self._residual, job.grammar), answer)
+
+    def _residual(self, grammar: str, answer: bytes) -> str:
+        """What remains of ``grammar`` after ``answer``."""
+        try:
+            rest = residual(grammar, answer.decode())
+        except UnicodeDecodeError:  # it ends in the middle of a character
+            raise _cannot_resume() from None
+        most = self._engine.info.capabilities.max_grammar_chars
+        if rest is None or (most is not None and len(rest) > most):
+            raise _cannot_resume()
+        return rest
 
     async def _in_thread(self, function: Callable[[_S], _T], argument: _S) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, argument)
@@ -405,6 +420,11 @@ class _Report:
 
 def _milliseconds(start: float, end: float) -> int:
     return round((end - start) * 1000)
+
+
+def _cannot_resume() -> ApiError:
+    message = "The inference worker failed, and no other one can go on with this output. Try again."
+    return ApiError(ErrorReason.ERROR_REASON_ENGINE_FAILED, message)
 
 
 def _internal() -> ApiError:

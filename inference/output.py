@@ -33,7 +33,9 @@ class Output:
 
     Every token id is reported in the first delta after it was taken in, and never later than an event that it caused:
     whoever has all deltas and events up to some step knows exactly what the token ids in them lead to. That is what
-    makes a generation continue elsewhere: ``resume_token_ids`` go through the same machinery in silence.
+    makes a generation continue elsewhere: ``resume_token_ids`` go through the same machinery in silence. A token that
+    ends within a character waits for the one that completes it, as the character does: nobody could go on in its middle
+    under a grammar.
 
     Output tokens are all that the engine generated up to the stop, those before a resume and those whose text was held
     back or was markup included, the end-of-turn token excluded. Reasoning tokens are those of the thoughts and of the
@@ -87,8 +89,9 @@ class Output:
         anew after ``token_ids``, perhaps under other rules. The next ``feed`` goes on."""
         self.has_answer = False
         """A part that is no reasoning has begun."""
-        self.has_call = False
-        """A function call has begun."""
+        self.first_call = ""
+        """The function that was called first; empty: none yet."""
+        self._answer_start: int | None = None if pauses_after_reasoning else 0
         for token_id in resume_token_ids:
             self.is_paused = False
             self._take(token_id, None, [])
@@ -102,9 +105,12 @@ class Output:
         return self._usage
 
     @property
-    def is_past_reasoning(self) -> bool:
-        """The thoughts are over, or there were none."""
-        return self.is_paused or self.has_answer
+    def answer_token_ids(self) -> list[int] | None:
+        """Those after the first thoughts, which a grammar holds for; None as long as these may come or go on.
+
+        Only with ``pauses_after_reasoning``; else all.
+        """
+        return None if self._answer_start is None else self.token_ids[self._answer_start :]
 
     @property
     def reasoning(self) -> str:
@@ -153,7 +159,8 @@ class Output:
         self._output_tokens = self._reasoning_tokens = self._tokens_since_delta = 0
         self._kind = None
         self._token_ids, self._logprobs, self._reasoning, self.token_ids = [], [], [], []
-        self.is_finished = self.is_paused = self._has_paused = self.has_answer = self.has_call = False
+        self._answer_start, self.first_call = 0, ""
+        self.is_finished = self.is_paused = self._has_paused = self.has_answer = False
 
     def _take(self, token_id: int, logprob: TokenLogprob | None, events: list[OutputEvent]) -> None:
         self._output_tokens += 1
@@ -166,7 +173,7 @@ class Output:
             text = self._stop.feed(text)
         if text:
             self._apply(self._parser.feed(text), events)
-        if self._token_ids and self._kind is not None:
+        if self._token_ids and self._kind is not None and not self._detokenizer.is_inside_character:
             self._append_delta("", events)
 
     def _apply(self, parsed: Sequence[parsing.ParserEvent], events: list[OutputEvent]) -> None:
@@ -181,14 +188,17 @@ class Output:
                     self._kind = event.kind
                     if event.kind not in _REASONING_KINDS:
                         self.has_answer, self.is_paused = True, False
-                        self.has_call = self.has_call or event.kind == pb.PART_KIND_FUNCTION_CALL
+                        self.first_call = self.first_call or event.name
+                        if self._answer_start is None:
+                            self._answer_start = 0
                     events.append(pb.PartStarted(kind=event.kind, name=event.name))
                 case parsing.PartEnded():
                     if self._token_ids:
                         self._append_delta("", events)
                     is_first = self._pauses_after_reasoning and not self._has_paused
                     self.is_paused = is_first and self._kind == pb.PART_KIND_REASONING
-                    self._has_paused = self._has_paused or self.is_paused
+                    if self.is_paused:
+                        self._has_paused, self._answer_start = True, self._output_tokens
                     self._kind = None
                     self._logprobs = []  # of markup
                     events.append(pb.PartEnded())

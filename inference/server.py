@@ -145,7 +145,6 @@ def _model_info(engine: Engine, name: str, chat_template: str, *, is_thinker: bo
             seed=capabilities.seed,
             max_top_logprobs=capabilities.max_top_logprobs,
             grammar=capabilities.grammar,
-            grammar_resume=capabilities.grammar_resume,
             images=capabilities.images,
             cache_salt=capabilities.cache_salt,
             reasoning=is_thinker,

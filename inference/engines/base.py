@@ -30,7 +30,6 @@ class Capabilities:
     grammar: bool = False
     max_grammar_chars: int | None = None
     """Of the text of one grammar; None: any number."""
-    grammar_resume: bool = False
     scoring: bool = False
     """``SamplingParams.forced_token_ids`` are honoured."""
     end_bias: bool = False

@@ -5,7 +5,7 @@ alternatives and ``{m,n}``. A body is text; the functions here write the pieces 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from inference.grammar.bodies import MAX_REPEAT, repeated
 from inference.grammar.keywords import refusal
@@ -159,19 +159,7 @@ class Grammar:
 
     def render(self, root: str) -> str:
         """The text of the grammar that generates just what the rule ``root`` does."""
-        lines = [f"root ::= {root}"]
-        written = {"root"}
-        waiting = [root]
-        while waiting:
-            name = waiting.pop()
-            if name in written:
-                continue
-            written.add(name)
-            body = self._bodies[name]
-            assert body is not None, f"{name} was reserved and not defined"
-            lines.append(f"{name} ::= {body}")
-            waiting += reversed(_references(body))
-        return "\n".join(lines) + "\n"
+        return written(root, self._bodies)
 
     def _json(self, name: str) -> str:
         if name not in self._bodies:
@@ -179,6 +167,23 @@ class Grammar:
             for reference in _references(_JSON_RULES[name]):
                 self._json(reference)
         return name
+
+
+def written(root: str, bodies: Mapping[str, str | None]) -> str:
+    """The text of a grammar: ``root``, a body, and those of ``bodies``, by rule, that it needs."""
+    lines = [f"root ::= {root}"]
+    seen = {"root"}
+    waiting = _references(root)[::-1]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        body = bodies[name]
+        assert body is not None, f"{name} was reserved and not defined"
+        lines.append(f"{name} ::= {body}")
+        waiting += reversed(_references(body))
+    return "\n".join(lines) + "\n"
 
 
 def _references(body: str) -> list[str]:

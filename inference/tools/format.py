@@ -45,10 +45,6 @@ class ToolFormat(ABC):
         """Whether a template that rendered a call of ``name``, with an argument ``key``, wrote it in this format."""
 
     @abstractmethod
-    def may_begin_call(self, text: str) -> bool:
-        """Whether the end of ``text`` may turn out to be the beginning of a call."""
-
-    @abstractmethod
     def add_text(self, grammar: Grammar, *, is_all: bool) -> str:
         """The rule of texts in which no call begins; they may be empty.
 

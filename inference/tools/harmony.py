@@ -34,10 +34,6 @@ class HarmonyFormat(ToolFormat):
     def is_spoken_in(self, rendered: str, name: str) -> bool:
         return f" to=functions.{name}" in rendered and CHANNEL in rendered
 
-    def may_begin_call(self, text: str) -> bool:
-        """Not in the body of a message, where a text is."""
-        return False
-
     def add_text(self, grammar: Grammar, *, is_all: bool) -> str:
         return self.add_answer(grammar, add_text_without(grammar, _MARKS))
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from inference.detokenizer import open_start
 from inference.grammar import Grammar, alternatives, literal
 from inference.parsing.base import OutputParser
 from inference.parsing.calls import CallParser
@@ -44,10 +43,6 @@ class MarkedFormat(ToolFormat):
         starts = [match.start() for match in re.finditer(re.escape(self._syntax.mark or "{"), rendered)]
         heads = (self._syntax.first_head.match(rendered[start:]) for start in starts)
         return any(head is not None and head[1] == name for head in heads)
-
-    def may_begin_call(self, text: str) -> bool:
-        mark = self._syntax.mark
-        return open_start(text, mark) < len(text) if mark else self._syntax.first_head.may_begin(text.lstrip())
 
     def add_text(self, grammar: Grammar, *, is_all: bool) -> str:
         if not self._lures:

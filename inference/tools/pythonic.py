@@ -225,9 +225,6 @@ class PythonicFormat(ToolFormat):
     def is_spoken_in(self, rendered: str, name: str) -> bool:
         return f"[{name}(key=" in rendered
 
-    def may_begin_call(self, text: str) -> bool:
-        return False
-
     def add_text(self, grammar: Grammar, *, is_all: bool) -> str:
         anything = grammar.add_rule("anything", f"{other_than(())}*")
         return grammar.add_rule("answer", f"[ \\n]* ({other_than('[< ' + chr(10))} {anything})?")

@@ -249,9 +249,6 @@ class QwenCoderFormat(ToolFormat):
     def is_spoken_in(self, rendered: str, name: str) -> bool:
         return f"<function={name}>" in rendered and f"{_PARAMETER}key>" in rendered
 
-    def may_begin_call(self, text: str) -> bool:
-        return open_start(text, _START) < len(text)
-
     def add_text(self, grammar: Grammar, *, is_all: bool) -> str:
         text = add_text_without(grammar, _LURES)
         return grammar.add_rule("answer", f"({other_than(_START[0])} {text})?") if is_all else text

@@ -184,7 +184,7 @@ async def run(generations: Generations, request: pb.GenerateRequest) -> tuple[li
     return token_ids, text, output_tokens
 
 
-async def test_text_beside_tools_goes_on_elsewhere_and_a_call_does_not(generations: Generations) -> None:
+async def test_text_and_calls_go_on_elsewhere(subject: Subject, generations: Generations) -> None:
     request = pb.GenerateRequest(items=[user_message("Tell me a joke.")], tools=[WEATHER], max_output_tokens=24)
     request.sampling.seed = 7
     token_ids, text, _ = await run(generations, request)
@@ -194,9 +194,18 @@ async def test_text_beside_tools_goes_on_elsewhere_and_a_call_does_not(generatio
     assert 2 < output_tokens <= 24
 
     request = pb.GenerateRequest(items=[user_message("What's the weather like in San Francisco?")], tools=[WEATHER])
-    token_ids, text, _ = await run(generations, request)
+    token_ids, text, whole_tokens = await run(generations, request)
     assert json.loads(text) == {"location": "San Francisco"}
-    request.resume_token_ids.extend(token_ids[:-4])
+    rests = []
+    for known in (len(token_ids) - 6, len(token_ids) - 4, len(token_ids) - 1):
+        request.resume_token_ids[:] = token_ids[:known]
+        _, rest, output_tokens = await run(generations, request)
+        assert output_tokens == whole_tokens
+        rests.append(rest)
+    assert all(text.endswith(rest) for rest in rests)
+    assert len(rests[0]) > len(rests[1]) > 0
+
+    request.resume_token_ids[:] = [*token_ids[:-6], *subject.engine.tokenizer.encode("}}}")]
     with pytest.raises(ApiError) as refused:
         await run(generations, request)
     assert refused.value.reason == ErrorReason.ERROR_REASON_ENGINE_FAILED

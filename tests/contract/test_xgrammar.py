@@ -12,6 +12,7 @@ from antiphon.responses.v1.tool_pb2 import FunctionTool, Tool, ToolChoiceMode
 from inference.constraint import constraint
 from inference.engines.scripted.tokenizer import ScriptedTokenizer
 from inference.grammar import Grammar, char_class
+from inference.grammar.residual import residual
 from inference.tools.format import ToolFormat
 from inference.tools.native import FORMATS
 from inference.tools.rules import call_rules
@@ -44,6 +45,12 @@ def check(xgrammar: XGrammar, grammar: str, *, texts: int = 6) -> None:
         changed.append(text[:place] + chooser.choice(ODD) + text[place + chooser.randrange(2) :])
     wanted = [True] * len(generated) + [gbnf.matches(text) for text in changed]
     assert xgrammar.matches(grammar, generated + changed) == wanted, grammar
+    text = generated[-1]
+    for end in {len(text) // 3, len(text) - 1, len(text)}:
+        remains = residual(grammar, text[:end])
+        assert remains is not None
+        rests = [text[end:], changed[-1][end:], text[end + 1 :]]
+        assert xgrammar.matches(remains, rests) == [gbnf.matches(text[:end] + rest) for rest in rests], remains
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=range(len(SCHEMAS)))

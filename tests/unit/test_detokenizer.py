@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.detokenizer import Detokenizer, StopSequences
+from inference.detokenizer import MAX_HELD_CHARS, Detokenizer, StopSequences
 from tests.support.tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer(["<think>"], eos=["<|end|>"])
@@ -41,8 +41,21 @@ def test_no_character_is_split_and_none_waits_longer_than_it_must(text: str) -> 
 
 def test_a_character_left_incomplete_becomes_one_replacement_character() -> None:
     detokenizer = Detokenizer(TOKENIZER)
-    assert detokenizer.feed(list("a€".encode()[:-1])) == "a"
-    assert detokenizer.finish() == "\ufffd"
+    assert detokenizer.feed(list("a€".encode()[:-1])) == ""
+    assert detokenizer.finish() == "a\ufffd"
+
+
+@given(texts=st.lists(st.text(max_size=4), max_size=8), data=st.data())
+def test_what_was_told_is_whole_tokens_unless_they_would_wait_for_long(texts: list[str], data: st.DataObject) -> None:
+    utf8 = "".join(texts).encode()
+    edges = sorted(data.draw(st.lists(st.integers(0, len(utf8)), max_size=8)))
+    detokenizer, told = Detokenizer(TOKENIZER), ""
+    for start, end in pairwise([0, *edges, len(utf8)]):
+        told += detokenizer.feed(list(utf8[start:end]))
+        assert len(utf8[:end].decode(errors="ignore")) - len(told) <= MAX_HELD_CHARS
+        if not detokenizer.is_inside_character:
+            assert told.encode() == utf8[:end]
+    assert told + detokenizer.finish() == "".join(texts)
 
 
 def test_a_control_token_has_no_text_and_an_unknown_one_is_an_error() -> None:

@@ -165,11 +165,18 @@ def test_one_step_reads_as_the_contract_says() -> None:
 
 
 def test_token_ids_of_text_that_is_held_back_are_told_at_once() -> None:
+    generation = output(stop=["STOP"])
+    generation.feed(Step((ord("a"),)))
+    assert generation.feed(Step((ord("S"),))) == [Delta("", [ord("S")])]
+    assert generation.feed(Step((ord("u"),))) == [Delta("Su", [ord("u")])]
+
+
+def test_token_ids_are_told_with_the_character_that_they_are_a_part_of() -> None:
     generation = output()
     generation.feed(Step((ord("a"),)))
-    first, *rest = "é".encode()
-    assert generation.feed(Step((first,))) == [Delta("", [first])]
-    assert generation.feed(Step(tuple(rest))) == [Delta("é", rest)]
+    first, second = "é".encode()
+    assert generation.feed(Step((first,))) == []
+    assert generation.feed(Step((second, ord("b")))) == [Delta("é", [first, second]), Delta("b", [ord("b")])]
 
 
 def test_before_any_part_token_ids_wait_for_the_first_delta() -> None:
