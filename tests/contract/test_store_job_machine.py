@@ -26,11 +26,13 @@ from antiphon.store.v1.event_log_pb2 import EventBatch
 from antiphon.store.v1.record_pb2 import ResponseRecord
 from store import keys
 from store.event_log import LogGone
+from store.idempotency import Existing, IdempotencyStore, New
 from store.lease import HeldJob, LeaseLost
 from tests.support.jobs import (
     CANCELLED,
     COMPLETED,
     FAILED,
+    RETENTION_MS,
     EdgeStores,
     deltas,
     edge_stores,
@@ -66,6 +68,8 @@ class ModelJob:
     """Fence of the one who may write; 0: nobody."""
     is_leased: bool = False
     """Nobody may take it."""
+    attempts: int = 0
+    """Leases in a row without a token, but for those that were handed over."""
     ended: ResponseRecord | None = None
     is_deleted: bool = False
     is_cancelled: bool = False
@@ -77,6 +81,16 @@ class ModelJob:
     @property
     def next(self) -> int:
         return 2 + len(self.texts)
+
+
+@dataclass
+class ModelKey:
+    """What must be true of an Idempotency-Key."""
+
+    job: ModelJob
+    """Made with it, or about to be."""
+    is_made: bool
+    is_confirmed: bool
 
 
 @dataclass
@@ -106,6 +120,7 @@ class JobMachine(RuleBasedStateMachine):
         self._edges: list[EdgeStores] = []
         self._jobs: list[ModelJob] = []
         self._leases: list[Claimed] = []
+        self._keys: dict[str, ModelKey] = {}
         self._kills = 0
         self._run(self._open())
 
@@ -181,6 +196,67 @@ class JobMachine(RuleBasedStateMachine):
         self.enqueue(owner, edge)
         self.claim(edge)
 
+    @rule(owner=st.sampled_from(["acme", "other:{}"]), edge=st.integers(0, EDGES - 1))
+    def hold(self, owner: str, edge: int) -> None:
+        """As for a foreground response: past the queue."""
+        self._run(self._hold(ModelJob(owner, queued_record()), edge))
+
+    async def _hold(self, job: ModelJob, edge: int) -> None:
+        self._jobs.append(job)
+        held = await self._edges[edge].jobs.create_held(job.owner, job.record, first_events=opening(job.record))
+        assert held is not None
+        self._took(edge, held)
+
+    @rule(
+        key=st.sampled_from(["one", "two"]),
+        edge=st.integers(0, EDGES - 1),
+        dies_when=st.sampled_from(["reserved", "made", "queued", "never"]),
+    )
+    def enqueue_with_key(self, key: str, edge: int, dies_when: str) -> None:
+        self._run(self._enqueue_with_key(key, edge, dies_when))
+
+    async def _enqueue_with_key(self, key: str, edge: int, dies_when: str) -> None:
+        there, new = self._keys.get(key), ModelJob("acme", queued_record())
+        jobs, idempotency = self._edges[edge].jobs, self._idempotency(edge)
+        outcome = await idempotency.reserve("acme", key, "body", new.id)
+        if there is not None and (not there.is_confirmed or not there.job.is_deleted):
+            is_stored = there.is_made and not there.job.is_deleted
+            assert outcome == Existing(there.job.id, is_stored=is_stored)
+            if is_stored:
+                await jobs.ensure_queued("acme", there.job.id)
+                is_queued = [*await self._entries(READY, there.job), *await self._entries(LEASES, there.job)]
+                assert is_queued or there.job.ended is not None
+                assert await idempotency.confirm("acme", key, there.job.id)
+                there.is_confirmed = True
+            return
+        assert outcome == New()
+        self._keys[key] = made = ModelKey(new, is_made=dies_when != "reserved", is_confirmed=dies_when == "never")
+        if made.is_made:
+            await jobs.enqueue("acme", new.record, first_events=opening(new.record))
+            self._jobs.append(new)
+        if dies_when == "made":
+            await self._raw.zrem(READY, *await self._entries(READY, new))
+        if made.is_confirmed:
+            assert await idempotency.confirm("acme", key, new.id)
+
+    async def _entries(self, key: str, job: ModelJob) -> list[bytes]:
+        """Of ``job``, one at most, in a set of the queue."""
+        entries: list[Any] = await self._raw.zrange(key, 0, -1)
+        return [entry for entry in entries if entry.endswith(job.id.encode())]
+
+    @rule(key=st.sampled_from(["one", "two"]))
+    def reservation_runs_out(self, key: str) -> None:
+        there = self._keys.get(key)
+        if there is not None and not there.is_confirmed:
+            self._run(self._expire(key))
+            del self._keys[key]
+
+    async def _expire(self, key: str) -> None:
+        assert await self._raw.delete(keys.idempotency("acme", key)) == 1
+
+    def _idempotency(self, edge: int) -> IdempotencyStore:
+        return IdempotencyStore(self._edges[edge].commands, retention_ms=RETENTION_MS)
+
     def _took(self, edge: int, held: HeldJob) -> None:
         job = next(job for job in self._jobs if job.id == str(held.lease.response_id))
         assert job.ended is None
@@ -191,6 +267,8 @@ class JobMachine(RuleBasedStateMachine):
         assert held.record == job.record
         assert not job.is_leased
         job.writer, job.is_leased = held.lease.fence, True
+        job.attempts += 1
+        assert held.lease.attempts == job.attempts
         self._leases.append(Claimed(edge, held, job))
 
     @precondition(lambda self: self._leases)
@@ -202,6 +280,7 @@ class JobMachine(RuleBasedStateMachine):
         batch = deltas(claimed.job.next, texts)
         if await self._write(claimed, self._edges[claimed.edge].log.append(claimed.held.lease, batch), is_killed):
             claimed.job.texts += texts
+            claimed.job.attempts = 0  # it gets further
             claimed.last = batch
 
     @precondition(lambda self: any(claimed.last for claimed in self._leases))
@@ -253,6 +332,7 @@ class JobMachine(RuleBasedStateMachine):
         self._run(jobs.retry_later(claimed.held.lease) if counts else jobs.hand_over(claimed.held.lease))
         if claimed.may_write:
             claimed.job.writer, claimed.job.is_leased = 0, False
+            claimed.job.attempts = max(0, claimed.job.attempts - (not counts))
 
     @precondition(lambda self: self._leases)
     @rule(number=any_number)
@@ -388,5 +468,5 @@ def test_jobs_behave_as_their_model_whatever_dies(tmp_path: Path) -> None:
     with valkey_process(tmp_path) as server:
         machine = type("OnThisServer", (JobMachine,), {"server": server})
         run_state_machine_as_test(
-            machine, settings=settings(max_examples=30, stateful_step_count=40, derandomize=True, deadline=None)
+            machine, settings=settings(max_examples=25, stateful_step_count=40, derandomize=True, deadline=None)
         )
