@@ -133,6 +133,8 @@ class Output:
         if step.cached_tokens is not None and self._cached_tokens is None:
             # of several runs the first counts; resumed tokens are part of what is prefilled, but not of the prompt
             self._cached_tokens = step.cached_tokens
+            if step.prompt_tokens is not None:
+                self._usage.input_tokens = step.prompt_tokens
             self._usage.cached_tokens = min(step.cached_tokens, self._usage.input_tokens)
         for index, token_id in enumerate(step.token_ids):
             self.token_ids.append(token_id)

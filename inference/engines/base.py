@@ -104,6 +104,8 @@ class Step:
     """Set on the last step, and only there."""
     cached_tokens: int | None = None
     """Prompt tokens that came from the KV cache; set on the last step at the latest."""
+    prompt_tokens: int | None = None
+    """With ``cached_tokens``, where ``count_tokens`` is more than the prompt turned out to have: how many it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,9 @@ class Engine(Protocol):
         ...
 
     def count_tokens(self, prompt: MixedPrompt) -> int:
-        """Tokens of ``prompt``, those of its images with it. Takes its time: belongs in a thread.
+        """Tokens of ``prompt``, those of its images with it; as many as it may have, if that is known only later.
+
+        Takes its time: belongs in a thread.
 
         Raises:
             EngineError: it holds what the engine cannot take; always if ``Capabilities.images`` is false.

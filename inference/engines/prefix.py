@@ -1,4 +1,4 @@
-"""How much of a prompt is in a KV cache already."""
+"""How far two sequences are the same, such as a prompt and what is in a KV cache already."""
 
 
 def common_prefix(first: tuple[object, ...], second: tuple[object, ...]) -> int:

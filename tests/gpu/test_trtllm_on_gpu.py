@@ -3,7 +3,7 @@
 In NVIDIA's image, with this project and its extra ``dev`` installed, and ``ANTIPHON_GPU_MODEL`` naming the folder of a
 small chat model::
 
-    pytest -m gpu tests/gpu
+    pytest -m gpu tests/gpu/test_trtllm_on_gpu.py
 
 A failure is an answer too: names of the surface file, a capability or a default of the engine is to be changed then.
 """

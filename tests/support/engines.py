@@ -10,7 +10,7 @@ from inference.engines.base import Engine, EnginePrompt, EngineStop, MixedPrompt
 from inference.engines.llamacpp import LlamaCppEngine, LlamaCppSettings
 from inference.engines.scripted import ScriptedEngine, ScriptedSettings
 from tests.support.model import model_path
-from tests.support.trtllm import ENGINE_OPTIONS, trtllm_engine
+from tests.support.trtllm import ABORT_MODE, trtllm_engine
 
 Name = Literal["scripted", "llamacpp", "trtllm"]
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -80,7 +80,7 @@ async def started(name: Name) -> AsyncGenerator[Subject, None]:
                 )
             case "trtllm":
                 engine = resources.enter_context(
-                    trtllm_engine(context_window=CONTEXT_WINDOW, parallel=CAPACITY, **ENGINE_OPTIONS)
+                    trtllm_engine(context_window=CONTEXT_WINDOW, parallel=CAPACITY, abort_mode=ABORT_MODE)
                 )
         await engine.start()
         try:

@@ -11,9 +11,15 @@ from aiohttp import web
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def png(width: int = 32, height: int = 32, colour: tuple[int, int, int] = (0, 0, 0)) -> bytes:
-    """An image of one colour; black by default."""
-    rows = (b"\0" + bytes(colour) * width) * height
+def png(
+    width: int = 32,
+    height: int = 32,
+    colour: tuple[int, int, int] = (0, 0, 0),
+    *,
+    last: tuple[int, int, int] | None = None,
+) -> bytes:
+    """An image of one colour, black by default; ``last`` is another one for the last pixel."""
+    rows = ((b"\0" + bytes(colour) * width) * height)[:-3] + bytes(colour if last is None else last)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

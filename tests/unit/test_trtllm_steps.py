@@ -29,6 +29,7 @@ class Result:
         self.output = Output()
         self.outputs = [self.output]
         self.cached_tokens = 3
+        self.prompt_token_ids = [0] * 5
 
     @property
     def finished(self) -> bool:
@@ -54,6 +55,12 @@ def test_each_step_has_what_is_new() -> None:
     result.output.token_ids += [4]
     result.output.finish_reason = "length"
     assert steps.read(result) == Step((4,), stop=EngineStop.MAX_TOKENS, cached_tokens=3)
+
+
+def test_steps_say_how_many_tokens_a_prompt_has_that_could_not_be_told_before() -> None:
+    steps, result = StepReader(SamplingParams(max_tokens=4), {EOS}, prompt_tokens=5), Result()
+    result.output.token_ids = [1]
+    assert steps.read(result) == Step((1,), cached_tokens=3, prompt_tokens=5)
 
 
 @pytest.mark.parametrize("ending", [[], [EOS], [OTHER_EOS]])

@@ -4,7 +4,7 @@ import asyncio
 import importlib
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,18 +22,16 @@ from inference.engines.trtllm import surface
 from inference.engines.trtllm.options import Options
 from inference.engines.trtllm.processes import ProcessWatch
 from inference.engines.trtllm.steps import Result, StepReader
+from inference.engines.trtllm.vision import ImagePrompts, find_placeholder, salt, trial_prompt
 from inference.engines.trtllm.watchdog import Watchdog
 from inference.huggingface import HuggingFaceTokenizer, ModelFolder, ModelFolderError, load_model_folder
 
 if TYPE_CHECKING:
-    from inference.engines.trtllm.library import Library
+    from inference.engines.trtllm.library import Inputs, Library
 
 log = logging.getLogger(__name__)
 
 _MAX_TOP_LOGPROBS: Final = 20
-_NO_IMAGES: Final = (
-    "this engine takes no images: what one of them adds to a prompt is not known before TensorRT-LLM runs"
-)
 _FIRST_TOKEN_TIMEOUT_S: Final = 900.0
 """Kernels are compiled meanwhile, the first time."""
 _STATS_INTERVAL_S: Final = 1.0
@@ -72,6 +70,7 @@ class TrtllmEngine:
                 max_top_logprobs=_MAX_TOP_LOGPROBS,
                 grammar=has_grammar,
                 max_grammar_chars=options.max_grammar_chars if has_grammar else None,
+                images=options.images is not None,
                 cache_salt=True,
             ),
         )
@@ -79,6 +78,7 @@ class TrtllmEngine:
         self._kv_cache_usage: float | None = None
         self._dead: str | None = "the engine has not started"
         self._model: ModelFolder | None = None
+        self._image_prompts: ImagePrompts | None = None
         self._library: Library | None = None
         self._in_flight = 0
         self._waits: set[asyncio.Timeout] = set()
@@ -121,11 +121,14 @@ class TrtllmEngine:
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(_check_surface)
         self._model = await asyncio.to_thread(self._load_folder)
+        self._image_prompts = await asyncio.to_thread(self._load_image_prompts)
         self._library = self._load_library()
         self._dead = None
         try:
             async with asyncio.timeout(_FIRST_TOKEN_TIMEOUT_S):
                 await self._generate_one()
+                if self._image_prompts is not None:
+                    await self._generate_one(trial_prompt())
         except (EngineError, TimeoutError) as error:
             raise EngineDead(f"the model generates nothing: {_told(error)}") from error
         self._watchdog.start()
@@ -144,6 +147,23 @@ class TrtllmEngine:
             )
         return model
 
+    def _load_image_prompts(self) -> ImagePrompts | None:
+        images = self._options.images
+        if images is None:
+            return None
+        placeholder = images.placeholder or find_placeholder(self.chat_template, self.tokenizer)
+        if placeholder is None:
+            raise EngineDead("the model's chat template does not say what stands for an image: set images.placeholder")
+        try:
+            return ImagePrompts(
+                self._settings.model_path / "tokenizer.json",
+                self.tokenizer,
+                placeholder=placeholder,
+                tokens_per_image=images.tokens_per_image,
+            )
+        except ValueError as error:
+            raise EngineDead(str(error)) from error
+
     def _load_library(self) -> "Library":
         """On this thread: MPI wants the main one."""
         try:
@@ -159,25 +179,43 @@ class TrtllmEngine:
         return library
 
     def count_tokens(self, prompt: MixedPrompt) -> int:
-        raise EngineError(_NO_IMAGES)
+        """As ``Engine.count_tokens``: its text exactly, its images as ``Images.tokens_per_image`` has them at most."""
+        return self._seeing.text(prompt).tokens
+
+    @property
+    def _seeing(self) -> ImagePrompts:
+        if self._image_prompts is None:
+            raise EngineError("the model takes no images, or its settings do not say so")
+        return self._image_prompts
 
     async def generate(
         self, request_id: str, prompt: EnginePrompt, params: SamplingParams
     ) -> AsyncGenerator[Step, None]:
         self._raise_if_dead()
-        if isinstance(prompt, MixedPrompt):
-            raise EngineError(_NO_IMAGES)
         _refuse_unsupported(params, self._info.capabilities)
         if params.grammar is not None:
             await self._check_grammar(params.grammar)
         eos_token_ids = self.tokenizer.eos_token_ids
         # A grammar ends by the tokenizer's own EOS token; the model's others are text to it, and must not cut it short.
         stop_token_ids = {*params.stop_token_ids, *(() if params.grammar is not None else eos_token_ids)}
-        result = self._submit(prompt, params, sorted(stop_token_ids))
-        reader = StepReader(params, eos_token_ids.union(params.stop_token_ids))
+        most_tokens: int | None = None
+        if isinstance(prompt, MixedPrompt):
+            inputs, most_tokens = await asyncio.to_thread(self._with_images, prompt)
+            params = replace(params, cache_salt=salt(params.cache_salt, prompt.images))
+            self._raise_if_dead()
+        else:
+            inputs = list(prompt)
+        result = self._submit(inputs, params, sorted(stop_token_ids))
+        prompt_tokens = None if most_tokens is None else len(result.prompt_token_ids)
+        reader = StepReader(params, eos_token_ids.union(params.stop_token_ids), prompt_tokens=prompt_tokens)
         self._in_flight += 1
         is_over = False  # nothing more will come
         try:
+            if prompt_tokens is not None and most_tokens is not None and prompt_tokens > most_tokens:
+                raise EngineError(
+                    f"a prompt with images has {prompt_tokens} tokens, not {most_tokens} at most:"
+                    " images.tokens_per_image is too low"
+                )
             while not is_over:
                 try:
                     await self._next(result)
@@ -195,6 +233,15 @@ class TrtllmEngine:
             finally:
                 self._in_flight -= 1
 
+    def _with_images(self, prompt: MixedPrompt) -> "tuple[Inputs, int]":
+        """What the library takes, and how many tokens it has at most."""
+        text, tokens = self._seeing.text(prompt)
+        try:
+            inputs: Inputs = self._module.with_images(text, prompt.images)
+        except (OSError, SyntaxError) as error:
+            raise EngineError(f"an image cannot be decoded: {type(error).__name__}") from error
+        return inputs, tokens
+
     async def _check_grammar(self, grammar: str) -> None:
         try:
             await asyncio.to_thread(self._module.check_grammar, grammar)
@@ -202,12 +249,12 @@ class TrtllmEngine:
             raise EngineError("xgrammar refuses the grammar") from None  # its words would quote it
         self._raise_if_dead()
 
-    def _submit(self, prompt: Sequence[int], params: SamplingParams, stop_token_ids: Sequence[int]) -> Result:
+    def _submit(self, inputs: "Inputs", params: SamplingParams, stop_token_ids: Sequence[int]) -> Result:
         assert self._library is not None
         self._watchdog.begin()
         try:
-            return self._library.submit(prompt, params, stop_token_ids=stop_token_ids)
-        except (ValueError, TypeError, self._module.RequestError) as error:
+            return self._library.submit(inputs, params, stop_token_ids=stop_token_ids)
+        except (ValueError, TypeError, LookupError, AssertionError, self._module.RequestError) as error:
             raise EngineError(f"TensorRT-LLM refuses the request: {_told(error)}") from error
         except Exception as error:
             raise self._death(f"TensorRT-LLM takes no request: {_told(error)}") from error
@@ -269,14 +316,15 @@ class TrtllmEngine:
         except Exception as error:  # its executor is gone, or does not take it
             self._die(f"TensorRT-LLM takes no abort: {_told(error)}")
 
-    async def _generate_one(self) -> None:
-        """One token after nothing much.
+    async def _generate_one(self, prompt: EnginePrompt | None = None) -> None:
+        """One token after ``prompt``; by default after nothing much.
 
         Raises:
             EngineError: it does not come.
         """
         tokenizer = self.tokenizer
-        prompt = tokenizer.encode("a") if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        if prompt is None:
+            prompt = tokenizer.encode("a") if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         async for _ in self.generate("check", prompt, SamplingParams(max_tokens=1, temperature=0)):
             pass
 

@@ -8,12 +8,14 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import xgrammar
 from msgspec import UNSET, UnsetType
+from PIL import Image
 from tensorrt_llm import LLM
 from tensorrt_llm.executor.utils import RequestError
 from tensorrt_llm.llmapi.llm_args import (
@@ -39,7 +41,10 @@ _SPECULATION: Mapping[type[Speculation], Any] = {
     Mtp: MTPDecodingConfig,
 }
 
-__all__ = ["Library", "RequestError"]
+Inputs: TypeAlias = list[int] | dict[str, object]
+"""What ``generate_async`` takes: token ids, or what ``with_images`` makes."""
+
+__all__ = ["Inputs", "Library", "RequestError", "check_grammar", "with_images"]
 
 
 class Library:
@@ -91,12 +96,15 @@ class Library:
             ),
         )
 
-    def submit(self, prompt: Sequence[int], params: base.SamplingParams, *, stop_token_ids: Sequence[int]) -> Result:
+    def submit(self, inputs: Inputs, params: base.SamplingParams, *, stop_token_ids: Sequence[int]) -> Result:
         """Start a generation. There is no limit to how many; each takes about 0.1 ms of the event loop's time.
+
+        Images take far more: the library scales and normalizes their pixels here, and has no way to do it elsewhere.
 
         Raises:
             ValueError: it cannot be done, such as a prompt that is too long.
             TypeError: an argument is of the wrong kind.
+            LookupError, AssertionError: so says a model's processor of images.
             RuntimeError: the engine is shutting down.
         """
         sampling = SamplingParams(  # a new one each time: the library changes it
@@ -111,7 +119,7 @@ class Library:
             guided_decoding=None if params.grammar is None else GuidedDecodingParams(grammar=params.grammar),
         )
         result: Result = self._llm.generate_async(
-            inputs=list(prompt),
+            inputs=inputs,
             sampling_params=sampling,
             streaming=True,
             cache_salt=params.cache_salt or None,
@@ -144,6 +152,25 @@ class Library:
 
 
 _STATS_TIMEOUT_S = 2.0
+
+
+def with_images(text: str, images: Sequence[bytes]) -> Inputs:
+    """A prompt of text and images. Decodes them, which takes its time: belongs in a thread.
+
+    Args:
+        images: As ``inference.images.check_image`` lets them pass.
+
+    Raises:
+        OSError: one is no PNG.
+        SyntaxError: one is damaged.
+    """
+    return {"prompt": text, "multi_modal_data": {"image": [_pixels(image) for image in images]}}
+
+
+def _pixels(png: bytes) -> Image.Image:
+    with Image.open(BytesIO(png), formats=("PNG",)) as image:
+        image.load()
+        return image.copy()
 
 
 def check_grammar(grammar: str) -> None:

@@ -94,6 +94,16 @@ class Mtp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="ty
 Speculation: TypeAlias = NGram | DraftTarget | Eagle3 | Mtp
 
 
+class Images(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The model sees."""
+
+    tokens_per_image: _Positive
+    """The most tokens that an image of up to 2048 pixels a side takes, with those around it. The library tells how many
+    they are only when a generation has begun: until then so many are counted, and a prompt that has more fails."""
+    placeholder: str | UnsetType = UNSET
+    """What stands for an image in a prompt: control tokens. Left out: what the model's chat template writes for one."""
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -125,6 +135,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     scheduler: Scheduler = Scheduler()
     cuda_graph: CudaGraph = CudaGraph()
     speculation: Speculation | None = None
+    images: Images | None = None
+    """None: the model sees none, or is not to."""
 
     abort_mode: Literal["engine", "after_first_token", "off"] = "after_first_token"
     """When a generation that nobody waits for is aborted: at once; once its prefill is over, since aborts in the middle

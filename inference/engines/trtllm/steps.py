@@ -40,6 +40,11 @@ class Result(Protocol):
     @property
     def outputs(self) -> Sequence[Completion]: ...
     @property
+    def prompt_token_ids(self) -> Sequence[int]:
+        """Those of images among them."""
+        ...
+
+    @property
     def finished(self) -> bool: ...
     @property
     def cached_tokens(self) -> int:
@@ -60,10 +65,14 @@ class StepReader:
 
     Args:
         end_token_ids: That end a turn.
+        prompt_tokens: As ``Step`` has it.
     """
 
-    def __init__(self, params: SamplingParams, end_token_ids: Collection[int]) -> None:
+    def __init__(
+        self, params: SamplingParams, end_token_ids: Collection[int], *, prompt_tokens: int | None = None
+    ) -> None:
         self._params = params
+        self._prompt_tokens = prompt_tokens
         self._end_token_ids = end_token_ids
         self._seen = 0
 
@@ -85,7 +94,7 @@ class StepReader:
                 f"TensorRT-LLM ended at {self._seen} of {self._params.max_tokens} tokens:"
                 " does its context window differ?"
             )
-        return Step(tuple(token_ids), logprobs, stop, result.cached_tokens)
+        return Step(tuple(token_ids), logprobs, stop, result.cached_tokens, self._prompt_tokens)
 
     def _stop(self, finish_reason: str | None, *, is_finished: bool) -> EngineStop | None:
         match finish_reason:

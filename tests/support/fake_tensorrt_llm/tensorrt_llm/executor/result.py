@@ -107,14 +107,25 @@ class GenerationResultBase:
 class GenerationResult(GenerationResultBase):
     """A result that can be waited for, and aborted."""
 
-    def __init__(self, sampling_params: SamplingParams, request_id: int, abort_request: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        sampling_params: SamplingParams,
+        request_id: int,
+        abort_request: Callable[[int], None],
+        prompt_token_ids: list[int],
+    ) -> None:
         super().__init__(sampling_params)
+        self._prompt_token_ids = prompt_token_ids
         self._request_id = request_id
         self._abort_request = abort_request
 
     @property
     def request_id(self) -> int:
         return self._request_id
+
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        return self._prompt_token_ids
 
     @property
     def finished(self) -> bool:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from inference.engines import base
@@ -17,6 +18,7 @@ from inference.engines.scripted import ScriptedEngine, ScriptedSettings
 from tests.support.gbnf import Gbnf, GbnfError
 
 from ..executor.result import ErrorResponse, GenerationResult, Logprob, Response
+from ..inputs import InputProcessor
 from ..sampling_params import SamplingParams
 from .llm_args import TorchLlmArgs
 
@@ -48,6 +50,7 @@ class BaseLLM:
         self._faults = set(os.environ.get(_FAULTS, "").split(","))
         if "load_fails" in self._faults:
             raise RuntimeError("CUDA out of memory")
+        self._input_processor = InputProcessor(Path(model))
         self._scripted = ScriptedEngine(ScriptedSettings(context_window=self.args.max_seq_len, parallel=2**20))
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._results: dict[int, GenerationResult] = {}
@@ -76,15 +79,14 @@ class BaseLLM:
     ) -> GenerationResult:
         if self._loop.is_closed() or self._is_dead:
             raise RuntimeError("LLM is shutting down")
-        if not isinstance(inputs, list) or not all(isinstance(token_id, int) for token_id in inputs):
-            raise TypeError("The inputs must be type str or list of int")
+        prompt_token_ids, read = self._input_processor(inputs)
         params = sampling_params or SamplingParams()
-        if len(inputs) > self.args.max_num_tokens and not self.args.enable_chunked_prefill:
-            raise ValueError(f"The sum of prompt length ({len(inputs)}) should not exceed max_num_tokens")
+        if len(prompt_token_ids) > self.args.max_num_tokens and not self.args.enable_chunked_prefill:
+            raise ValueError(f"The sum of prompt length ({len(prompt_token_ids)}) should not exceed max_num_tokens")
         assert streaming, "the fake only streams"
         assert not params.detokenize, "the fake has no text"
-        result = GenerationResult(params, next(self._ids), self.abort_request)
-        self._loop.call_soon_threadsafe(self._start, result, tuple(inputs), cache_salt or "")
+        result = GenerationResult(params, next(self._ids), self.abort_request, prompt_token_ids)
+        self._loop.call_soon_threadsafe(self._start, result, tuple(read), cache_salt or "")
         return result
 
     def abort_request(self, request_id: int) -> None:
