@@ -251,10 +251,13 @@ class TrtllmEngine:
 
     def _submit(self, inputs: "Inputs", params: SamplingParams, stop_token_ids: Sequence[int]) -> Result:
         assert self._library is not None
+        refusals: tuple[type[Exception], ...] = (ValueError, TypeError, self._module.RequestError)
+        if isinstance(inputs, dict):
+            refusals += (LookupError, AssertionError)  # of the model's processor of images
         self._watchdog.begin()
         try:
             return self._library.submit(inputs, params, stop_token_ids=stop_token_ids)
-        except (ValueError, TypeError, LookupError, AssertionError, self._module.RequestError) as error:
+        except refusals as error:
             raise EngineError(f"TensorRT-LLM refuses the request: {_told(error)}") from error
         except Exception as error:
             raise self._death(f"TensorRT-LLM takes no request: {_told(error)}") from error

@@ -3,6 +3,8 @@
 Its processors come from transformers: they put as many tokens as an image takes in the place of what stands for it, and
 tokenize the text with control tokens parsed. So what they would take for an image is broken up wherever there is none,
 and a text in which a tokenizer like theirs finds other control tokens than are meant is refused.
+
+None of this has run on a GPU; ``docs/tensorrt-llm.md`` says what it rests on.
 """
 
 import struct
