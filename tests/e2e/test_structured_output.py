@@ -84,10 +84,10 @@ POINT = {
 }
 
 
-@pytest.mark.parametrize("strict", [True, False, None])
-async def test_twenty_of_twenty_answers_are_valid(model_client: Client, strict: bool | None) -> None:
+@pytest.mark.parametrize(("strict", "count"), [(True, 16), (False, 3), (None, 3)])
+async def test_every_answer_is_valid(model_client: Client, strict: bool | None, count: int) -> None:
     schema_of_text = schema_format(POINT, strict=strict)
-    asked = [model_client.create(model=MODEL, input=f"Point {n}", text=schema_of_text) for n in range(20)]
+    asked = [model_client.create(model=MODEL, input=f"Point {n}", text=schema_of_text) for n in range(count)]
     async with asyncio.timeout(110):
         for response in await asyncio.gather(*asked):
             assert response["status"] == "completed"
@@ -120,7 +120,7 @@ EMPLOYEE = {
 async def test_a_recursive_schema_holds_at_every_depth(model_client: Client) -> None:
     asked = [
         model_client.create(model=MODEL, input="Who is Anna?", text=schema_format(EMPLOYEE), max_output_tokens=250)
-        for _ in range(8)
+        for _ in range(5)
     ]
     completed = [response for response in await asyncio.gather(*asked) if response["status"] == "completed"]
     assert completed, "every one of them went on to the token limit"
@@ -129,13 +129,16 @@ async def test_a_recursive_schema_holds_at_every_depth(model_client: Client) -> 
 
 
 async def test_json_mode_yields_an_object(model_client: Client) -> None:
-    for seed in range(5):
-        response = await model_client.create(
+    asked = [
+        model_client.create(
             model=MODEL,
-            input=f"The capital of country number {seed}, as a JSON object.",
+            input=f"The capital of country number {number}, as a JSON object.",
             text={"format": {"type": "json_object"}},
-            max_output_tokens=200,
+            max_output_tokens=120,
         )
+        for number in range(4)
+    ]
+    for response in await asyncio.gather(*asked):
         assert response["text"]["format"] == {"type": "json_object"}
         if response["status"] == "completed":
             assert isinstance(json.loads(output_text(response)), dict)
