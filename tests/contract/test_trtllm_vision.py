@@ -159,6 +159,15 @@ async def test_what_is_no_image_fails_alone(engine: TrtllmEngine) -> None:
     assert (await generate(engine, look(RED))).token_ids
 
 
+async def test_a_prompt_that_the_models_processor_trips_over_fails_alone(engine: TrtllmEngine) -> None:
+    """transformers' processors raise IndexError, among others, when places and images do not fit together."""
+    inputs = engine._module.with_images("no place", [RED])
+    with pytest.raises(EngineError, match="IndexError") as failed:
+        engine._submit(inputs, LONG, [])
+    assert not isinstance(failed.value, EngineDead)
+    assert not engine.died.is_set()
+
+
 async def test_only_the_same_images_are_found_in_the_cache(engine: TrtllmEngine) -> None:
     """Not others, whose tokens are alike."""
     text = "x" * 200

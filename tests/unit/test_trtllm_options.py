@@ -58,6 +58,7 @@ def test_a_file_says_how_the_engine_is_built(tmp_path: Path) -> None:
         ("[speculation]\ntype = 'eagle3'\nmax_draft_len = 3\nspeculative_model_dir = '/d'", "eagle3 with guided"),
         ("[images]\nplaceholder = '<image>'", "tokens_per_image"),
         ("[images]\ntokens_per_image = 0", "tokens_per_image"),
+        ("[images]\ntokens_per_image = 1\nplaceholder = ''", "placeholder"),
         ("x = ", "Invalid value"),
     ],
 )

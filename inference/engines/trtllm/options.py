@@ -100,7 +100,7 @@ class Images(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens_per_image: _Positive
     """The most tokens that an image of up to 2048 pixels a side takes, with those around it. The library tells how many
     they are only when a generation has begun: until then so many are counted, and a prompt that has more fails."""
-    placeholder: str | UnsetType = UNSET
+    placeholder: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
     """What stands for an image in a prompt: control tokens. Left out: what the model's chat template writes for one."""
 
 
