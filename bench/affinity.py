@@ -21,11 +21,11 @@ from stack.models.catalog import DEFAULT_MODEL
 
 WORKERS: Final = 3
 CONVERSATIONS: Final = 30
-TURNS: Final = 4
+TURNS: Final = 3
 AT_ONCE: Final = 3
 _SLOTS: Final = 16
 _TOKENS: Final = 16
-_RULES_WORDS: Final = 60
+_RULES_WORDS: Final = 30
 """Of the instructions of each conversation, which no other has."""
 
 

@@ -4,42 +4,20 @@ They need the extra `judges` and, for those in JavaScript, a package registry.
 """
 
 import json
-import os
 import shutil
-import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
 
-from tests.support.antiphon import ROOT
 from tests.support.openapi import document
+from tests.support.programs import SCRIPTS, install_packages, run
 from tests.support.stack import MODEL, RunningStack
 from tests.support.stream_rules import Json
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 HERE = Path(__file__).parent
-_SCRIPTS = Path(sysconfig.get_path("scripts"))
-_RUN_TIMEOUT_S = 300
-
-
-def run(*command: str | Path, cwd: Path = ROOT) -> None:
-    """Run a program, which must end with 0."""
-    environ = os.environ | {"PATH": f"{_SCRIPTS}{os.pathsep}{os.environ['PATH']}"}  # the extra's Node first
-    ended = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        timeout=_RUN_TIMEOUT_S,
-    )
-    assert ended.returncode == 0, ended.stdout[-8000:]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +25,7 @@ def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The JavaScript judges with their packages, the newest in their ranges."""
     folder = tmp_path_factory.mktemp("node")
     shutil.copytree(HERE / "node", folder, dirs_exist_ok=True)
-    run("npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", cwd=folder)
+    install_packages(folder)
     return folder
 
 
@@ -79,7 +57,7 @@ def test_no_generated_request_breaks_the_server(scripted_stack: RunningStack, tm
     bare = json.loads(json.dumps(described), object_hook=_without_discriminator)
     path.write_text(json.dumps(bare))
     run(
-        _SCRIPTS / "schemathesis", "run", path, "--url", f"{scripted_stack.base_url}/v1",
+        SCRIPTS / "schemathesis", "run", path, "--url", f"{scripted_stack.base_url}/v1",
         "--checks", "not_a_server_error,content_type_conformance,response_schema_conformance",
         "--max-examples", "150", "--seed", "1", "--generation-database", "none", "--request-timeout", "20",
         "--suppress-health-check", "all", "--no-color",

@@ -1,7 +1,6 @@
 """The gRPC door of a running stack, and the examples for its callers."""
 
 import json
-import subprocess
 import sys
 from collections.abc import AsyncGenerator
 
@@ -17,9 +16,9 @@ from antiphon.responses.v1 import responses_service_pb2 as pb
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.responses_service_pb2_grpc import ResponsesServiceStub
 from edge.codec import event_json, response_json
-from tests.support.antiphon import ROOT
 from tests.support.http import Client
 from tests.support.openapi import assert_valid_event
+from tests.support.programs import SCRIPTS, run
 from tests.support.stack import RunningStack
 from tests.support.stream_rules import assert_legal_stream
 
@@ -115,12 +114,25 @@ async def test_health_and_reflection(scripted_stack: RunningStack, channel: grpc
 
 
 def test_the_examples_run(model_stack: RunningStack) -> None:
-    def run(example: str, target: str) -> str:
-        command = [sys.executable, f"examples/{example}", target]
-        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=100).stdout
+    printed = run(sys.executable, "examples/responses_client.py", model_stack.grpc_target)
+    assert " events in 2 streams\nDEADLINE_EXCEEDED\nRESPONSE_NOT_FOUND: Response with id 'resp_" in printed
+    assert " out\n" in run(sys.executable, "examples/inference_client.py", model_stack.worker_targets[0])
 
-    assert "RESPONSE_NOT_FOUND: Response with id 'resp_" in run("responses_client.py", model_stack.grpc_target)
-    assert " out\n" in run("inference_client.py", model_stack.worker_targets[0])
+
+def test_a_caller_without_the_protos_uses_reflection(scripted_stack: RunningStack) -> None:
+    def curl(target: str, method: str, request: object) -> str:
+        flags = ["--protocol", "grpc", "--http2-prior-knowledge", "-d", json.dumps(request)]
+        return run(SCRIPTS / "buf", "curl", *flags, f"http://{target}/{method}")
+
+    content = [{"inputText": {"text": "script:\nsay Hello."}}]
+    items = [{"message": {"role": "ROLE_USER", "content": content}}]
+    asked = {"params": {"model": MODEL, "input": items}}
+    streamed = curl(scripted_stack.grpc_target, "antiphon.responses.v1.ResponsesService/StreamResponse", asked)
+    assert '"text": "Hello."' in streamed
+    generated = curl(
+        scripted_stack.worker_targets[0], "antiphon.inference.v1.InferenceService/Generate", {"items": items}
+    )
+    assert '"stopReason": "STOP_REASON_END_OF_TURN"' in generated
 
 
 async def test_tokens_are_counted_as_a_response_uses_them(channel: grpc.aio.Channel) -> None:
