@@ -35,7 +35,7 @@ async def serve(settings: EdgeSettings, stopping: asyncio.Event) -> None:
         core = parts.core
         server, grpc_port = await start_server(core, settings, parts.authenticator, parts.limiter)
         stack.push_async_callback(server.stop, None)
-        runner = create_runner(create_app(core, settings, parts.authenticator, parts.limiter), settings)
+        runner = create_runner(create_app(core, settings, parts.authenticator, parts.limiter))
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         host, _, port = settings.http_listen.rpartition(":")

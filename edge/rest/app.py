@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _MAX_HEADER_BYTES: Final = 16 * 1024
+_CLOSE_TIMEOUT_S: Final = 2.0
+"""What connections have to close, once nobody waits for a response any more or the drain timeout is over."""
 
 _ALLOWED_ORIGINS: Final = web.AppKey("allowed_origins", frozenset[str])
 _AUTHENTICATOR: Final = web.AppKey("authenticator", Authenticator)
@@ -50,7 +52,7 @@ def create_app(core: Core, settings: EdgeSettings, authenticator: Authenticator,
     return app
 
 
-def create_runner(app: web.Application, settings: EdgeSettings) -> web.AppRunner:
+def create_runner(app: web.Application) -> web.AppRunner:
     """A server for ``app`` that notices a client that leaves: its handler is cancelled."""
     return web.AppRunner(
         app,
@@ -58,7 +60,7 @@ def create_runner(app: web.Application, settings: EdgeSettings) -> web.AppRunner
         access_log=None,
         logger=_server_log(),
         handle_signals=False,
-        shutdown_timeout=settings.drain_timeout_s,
+        shutdown_timeout=_CLOSE_TIMEOUT_S,
         max_line_size=_MAX_HEADER_BYTES,
         max_field_size=_MAX_HEADER_BYTES,
     )

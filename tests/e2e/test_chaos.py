@@ -77,13 +77,13 @@ async def survive(
 
 
 def test_every_process_is_killed_and_nothing_is_lost(tmp_path: Path) -> None:
-    asked = list(wishes(random.Random(0), counting(80, pace=15), is_resumable=True))
+    asked = list(wishes(random.Random(0), counting(80, pace=12), is_resumable=True))
     with running_fleet(tmp_path, resumable_streams="true", **SETTINGS) as fleet:
         mischief = Mischief(fleet, stop_s=1.5)
         zombie = fleet.edges[1]
-        deeds = [(mischief.stop_edge, 1), (mischief.kill_worker, 0), (mischief.kill_store, 0)]
+        deeds: list[tuple[Deed, int]] = [(mischief.stop_edge, 1), (mischief.kill_worker, 0)]
+        deeds += [(mischief.kill_store, 0), (mischief.drain_edge, 1)]
         asyncio.run(survive(fleet, asked, deeds, counted(80), seed=0))
-        assert zombie.process.poll() is None
         assert "job lost" in zombie.log.read_text()  # it slept longer than its leases
 
 

@@ -138,16 +138,6 @@ async def test_a_worker_that_was_stopped_for_a_moment_is_kept(tmp_path: Path) ->
         assert "reissued" not in (stack.state / "logs" / "edge-1.log").read_text()
 
 
-async def test_a_stopped_edge_goes_on_where_it_was(stack: RunningStack, client: Client) -> None:
-    async with asyncio.timeout(60), client.stream(model=MODEL, input=COUNTING) as reader:
-        await reader.next_event("response.output_text.delta")
-        (edge,) = stack.pids("edge")
-        os.kill(edge, signal.SIGSTOP)
-        await asyncio.sleep(2)  # longer than the silence that the edge allows its workers
-        os.kill(edge, signal.SIGCONT)
-        assert digits(output_text(await reader.rest())) == COUNTED
-
-
 async def test_a_client_that_leaves_frees_the_engine(stack: RunningStack, client: Client) -> None:
     for script in ("script:\nsay a\nhold", "script:\nhold", "script:\npace 5\ntokens 1000"):
         async with client.stream(model=MODEL, input=script) as reader:

@@ -69,6 +69,8 @@ class Wanted:
         self.ids: set[str] = set()
         """Of all answers."""
         self.final: Json | None = None
+        self.accepted_at = ""
+        """The edge that answered first."""
         self.is_broken_off = False
         """It could not be resumed, and its connection broke."""
         self.longest_wait_s = 0.0
@@ -109,6 +111,7 @@ class Wanted:
         }
         headers = {"Idempotency-Key": wish.key} if wish.key else {}
         async with self._session.post(f"{url}/v1/responses", json=body, headers=headers) as response:
+            self.accepted_at = url
             await self._read(response)
 
     async def _resume(self, url: str) -> None:
@@ -258,7 +261,10 @@ async def assert_all_is_well(
         expected: Checks the final response of each.
     """
     for each in wanted:
-        assert each.is_broken_off or each.final is not None
+        if each.is_broken_off:
+            assert each.accepted_at not in [edge.base_url for edge in fleet.edges], "broken off by an edge that lives"
+        else:
+            assert each.final is not None
         if each.final is not None:
             if each.events:
                 assert assert_legal_stream(each.events) == each.final

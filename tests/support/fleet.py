@@ -57,10 +57,12 @@ class Fleet:
         self._kill(self.edges[index].process.pid)
 
     def drain_edge(self, index: int) -> None:
-        """End an edge as SIGTERM does; it must end well."""
+        """End an edge as SIGTERM does; it must end well, with nothing left to wait for."""
         edge = self.edges[index]
         self._open.pop(edge.process.pid).close()
-        assert edge.process.returncode == 0, edge.log.read_text()
+        lines = edge.log.read_text()
+        assert edge.process.returncode == 0, lines
+        assert "not handed over" not in lines, lines
 
     def signal(self, pid: int, number: signal.Signals) -> None:
         """Send a signal to a process of this fleet."""
