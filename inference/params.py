@@ -13,6 +13,8 @@ MAX_STOP_SEQUENCES = 16
 MAX_STOP_CHARACTERS = 256
 MAX_TOP_LOGPROBS = 20
 MAX_REQUEST_ID_CHARACTERS = 128
+MAX_OWNER_CHARACTERS = 2048
+"""As long as a SPIFFE ID, which a certificate may name as the owner."""
 
 _VERBOSITIES = (response_pb2.Verbosity.VERBOSITY_UNSPECIFIED, response_pb2.Verbosity.VERBOSITY_MEDIUM)
 
@@ -58,6 +60,8 @@ def check_request(request: pb.GenerateRequest, info: EngineInfo, model: str) -> 
     """
     if len(request.request_id) > MAX_REQUEST_ID_CHARACTERS:
         raise _too_long("request_id", MAX_REQUEST_ID_CHARACTERS)
+    if len(request.owner) > MAX_OWNER_CHARACTERS:
+        raise _too_long("owner", MAX_OWNER_CHARACTERS)
     if request.model and request.model != model:
         raise ApiError(
             ErrorReason.ERROR_REASON_MODEL_NOT_FOUND,

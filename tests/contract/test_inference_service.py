@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -174,6 +175,27 @@ async def test_what_waits_for_its_turn_is_accepted_first_and_starts_when_a_place
         assert text_of([message async for message in second]) == "two"
 
 
+async def test_owners_take_turns_in_the_queue(tmp_path: Path) -> None:
+    async with in_process_worker(tmp_path, parallel=1) as worker, asyncio.TaskGroup() as tasks:
+        order: list[str] = []
+
+        async def run(owner: str) -> None:
+            async for message in worker.stub.Generate(script("say x", owner=owner), timeout=10):
+                if message.HasField("started"):
+                    order.append(owner)
+
+        def is_waiting(places: int) -> bool:
+            return worker.server.admission.load == pb.Load(running=1, waiting=places, capacity=1)
+
+        first = worker.stub.Generate(script("hold"), timeout=10)
+        await until(partial(is_waiting, 0))
+        for waiting, owner in enumerate("aaaaab", start=1):
+            tasks.create_task(run(owner))
+            await until(partial(is_waiting, waiting))
+        first.cancel()
+    assert "".join(order) == "abaaaa"
+
+
 async def test_beyond_capacity_and_queue_a_call_is_refused_and_told_when_to_come_again(tmp_path: Path) -> None:
     async with in_process_worker(tmp_path, parallel=1, max_waiting=1) as worker:
         calls = [worker.stub.Generate(script("hold"), timeout=10) for _ in range(2)]
@@ -194,6 +216,7 @@ UNSUPPORTED = ErrorReason.ERROR_REASON_UNSUPPORTED_PARAMETER
     ("fields", "reason", "param"),
     [
         ({"model": "other"}, ErrorReason.ERROR_REASON_MODEL_NOT_FOUND, "model"),
+        ({"owner": "x" * 2049}, ErrorReason.ERROR_REASON_STRING_ABOVE_MAX_LENGTH, "owner"),
         ({"request_id": "x" * 129}, ErrorReason.ERROR_REASON_STRING_ABOVE_MAX_LENGTH, "request_id"),
         ({"max_output_tokens": 0}, ErrorReason.ERROR_REASON_INTEGER_BELOW_MIN_VALUE, "max_output_tokens"),
         ({"max_tool_calls": 0}, ErrorReason.ERROR_REASON_INTEGER_BELOW_MIN_VALUE, "max_tool_calls"),

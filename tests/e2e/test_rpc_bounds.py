@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from antiphon.errors import ApiError
+from antiphon.errors import ApiError, from_trailing_metadata
 from antiphon.inference.v1 import inference_pb2
 from antiphon.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from antiphon.responses.v1 import item_pb2, response_pb2
@@ -53,13 +53,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoModels]:
     with (
         valkey_server(folder / "valkey") as redis_url,
         worker_process(folder / "s", model_name=SMALL, parallel="1", max_waiting="1") as small,
-        worker_process(folder / "l", model_name=LARGE) as large,
+        worker_process(folder / "l", model_name=LARGE, context_window="100000") as large,
         edge_process(
             folder / "edge",
             workers=[small.target, large.target],
             redis_url=redis_url,
             max_running=str(MAX_RUNNING),
             max_body_bytes=str(MAX_BODY_BYTES),
+            slow_reader_timeout_s="1",
         ) as edge,
     ):
         yield TwoModels(edge, {SMALL: small, LARGE: large})
@@ -176,6 +177,33 @@ def peak_memory_bytes(pid: int) -> int:
     """The most that a process has had resident."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+async def test_a_caller_that_takes_nothing_slows_nobody_and_is_cut_off(
+    stack: TwoModels, workers: Workers, stub: "ResponsesServiceAsyncStub"
+) -> None:
+    flood = params("tokens 90000", "hold", store=False)
+    small_window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65536)]
+    async with grpc.aio.insecure_channel(stack.edge.grpc_target, options=small_window) as channel:
+        slow = ResponsesServiceStub(channel).StreamResponse(pb.StreamResponseRequest(params=flood), timeout=60)
+        numbers = [(await _read(slow)).event.sequence_number]
+        assert (await stub.CreateResponse(create("tokens 100"))).response.output
+        await until_running(workers[LARGE], 0)
+        while (answer := await _read(slow)) is not None:
+            numbers.append(answer.event.sequence_number)
+        assert numbers == list(range(len(numbers)))
+        error = from_trailing_metadata(await slow.trailing_metadata())
+        assert error is not None
+        assert error.reason == ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED
+
+
+async def _read(call: Any) -> Any:
+    """The next message; None at the end, whatever it is."""
+    try:
+        message = await call.read()
+    except grpc.aio.AioRpcError:
+        return None
+    return None if message is grpc.aio.EOF else message
 
 
 async def test_calls_at_once_are_bounded(stack: TwoModels) -> None:
