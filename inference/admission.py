@@ -25,8 +25,8 @@ _RANKS: dict[ServiceTier.ValueType, int] = {
 }
 _MIN_RETRY_MS, _MAX_RETRY_MS = 1000, 60_000
 _OWNER_SHARE = 7
-"""An owner may hold this many times the places that are free, so that the next owner always finds one (the dynamic
-threshold of Choudhury and Hahne, 1998): seven eighths of all if nobody else comes, equal shares if many do."""
+"""An owner may have this many times as many waiting as may wait besides, so that the next owner finds a place (the
+dynamic threshold of Choudhury and Hahne, 1998): seven eighths if nobody else waits, equal shares if many do."""
 
 
 class Place:
@@ -70,8 +70,8 @@ class Admission:
         self._max_waiting = max_waiting
         self._entered = 0
         self._running = 0
-        self._held: Counter[str] = Counter()
-        """Places of each owner."""
+        self._waiting: Counter[str] = Counter()
+        """Places of each owner whose turn has not come."""
         self._lines: list[OrderedDict[str, list[Place]]] = [OrderedDict() for _ in set(_RANKS.values())]
         """By rank, the owners in the order of their turns, and the heap of what each has waiting: never empty."""
         self._arrivals = itertools.count()
@@ -108,7 +108,8 @@ class Admission:
         if self.is_draining:
             raise ApiError(ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE, "This worker is shutting down.")
         free = self.capacity + self._max_waiting - self._entered
-        if self._held[owner] >= _OWNER_SHARE * free:
+        queued = self._waiting[owner] - (self.capacity - self._running)  # the others only have to be prepared
+        if free <= 0 or queued >= _OWNER_SHARE * free:
             raise ApiError(
                 ErrorReason.ERROR_REASON_OVERLOADED,
                 "The model is overloaded with requests. Try again later.",
@@ -117,7 +118,7 @@ class Admission:
         # tiers of a newer contract count as default
         place = Place(self, _RANKS.get(tier, 1), owner, next(self._arrivals))
         self._entered += 1
-        self._held[owner] += 1
+        self._waiting[owner] += 1
         self._empty.clear()
         try:
             yield place
@@ -140,6 +141,7 @@ class Admission:
                 place.its_turn.set_result(None)
                 place.running_since = monotonic()
                 self._running += 1
+                self._forget(place)
 
     def _next(self) -> Place | None:
         """Take the one whose turn it is out of its line."""
@@ -154,22 +156,31 @@ class Admission:
 
     def _leave(self, place: Place) -> None:
         self._entered -= 1
-        self._held[place.owner] -= 1
-        if not self._held[place.owner]:
-            del self._held[place.owner]
-        owners = self._lines[place.rank]
-        waiting = owners.get(place.owner, [])
         if place.running_since is not None:
             self._running -= 1
             self._mean_run_s += (monotonic() - place.running_since - self._mean_run_s) / 8
-        elif place in waiting:
+        else:
+            self._forget(place)
+            self._step_out(place)
+        self._admit()
+        if self._entered == 0:
+            self._empty.set()
+
+    def _forget(self, place: Place) -> None:
+        """Its owner has one less waiting."""
+        self._waiting[place.owner] -= 1
+        if not self._waiting[place.owner]:
+            del self._waiting[place.owner]
+
+    def _step_out(self, place: Place) -> None:
+        """Take ``place`` out of its line, if it is in one."""
+        owners = self._lines[place.rank]
+        waiting = owners.get(place.owner, [])
+        if place in waiting:
             waiting.remove(place)
             heapq.heapify(waiting)
             if not waiting:
                 del owners[place.owner]
-        self._admit()
-        if self._entered == 0:
-            self._empty.set()
 
     def _retry_after_ms(self) -> int:
         """Time until the queue has moved by a place for the caller, from how long generations took of late."""

@@ -93,8 +93,8 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     without it, and none with 2. It leaves alone what a grammar rules (JSON, calls), and log probabilities are those
     without it, like those without temperature. An engine that has no logit bias refuses to start with it."""
     max_waiting: Annotated[int, Meta(ge=0)] = 256
-    """Generations that wait for their turn, or are being prepared; beyond, OVERLOADED. The last eighth of all places is
-    for other owners than the one who has the rest."""
+    """Generations that wait for their turn, or are being prepared; beyond, OVERLOADED. The last eighth is for
+    other owners than the one who has the rest."""
     max_request_bytes: _Positive = 64 * 1024 * 1024
     """Largest serialized request, put together from its chunks."""
     heartbeat_ms: Annotated[int, Meta(ge=10)] = 1000

@@ -85,9 +85,22 @@ def test_an_owner_leaves_room_for_others_and_many_owners_have_equal_shares() -> 
         return entered
 
     admission = Admission(capacity=4, max_waiting=252)
-    assert places("a", admission=admission) == 224
-    assert places("a", "b", admission=admission) == 239
-    assert places("a", admission=admission) == 224
+    assert places("a", admission=admission) == 4 + 221
+    assert places("a", "b", admission=admission) == 240
+    assert places("a", admission=admission) == 4 + 221
+    assert places("a", admission=Admission(capacity=64, max_waiting=8)) == 64 + 7
+
+
+async def test_one_owner_can_use_the_whole_engine_however_short_the_queue_is() -> None:
+    admission = Admission(capacity=64, max_waiting=0)
+    with ExitStack() as held:
+        for _ in range(32):
+            await held.enter_context(admission.enter(DEFAULT, "a")).turn()
+        for _ in range(32):
+            held.enter_context(admission.enter(DEFAULT, "a"))
+        for owner in ("a", "b"):
+            with pytest.raises(ApiError), admission.enter(DEFAULT, owner):
+                pass
 
 
 async def test_a_generation_that_is_still_prepared_blocks_nobody_and_keeps_its_arrival() -> None:
