@@ -25,7 +25,7 @@ TURNS: Final = 3
 AT_ONCE: Final = 3
 _SLOTS: Final = 16
 _TOKENS: Final = 16
-_RULES_WORDS: Final = 30
+_RULES_WORDS: Final = 20
 """Of the instructions of each conversation, which no other has."""
 
 
