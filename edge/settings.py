@@ -90,7 +90,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_background: Count = 32
     """Most background responses that run at once in this process; they are begun when a worker has room."""
     background_attempts: Count = 3
-    """How often a background response is begun before it fails: after the death of an edge, or without a worker."""
+    """How often in a row a background response is begun without getting a token further, before it fails: after the
+    death of an edge, or without a worker."""
     max_background_waiting: Count = 10_000
     """Most background responses that wait, of all owners; more are refused with 503. The same in all edges."""
     max_background_waiting_per_owner: Count = 1000
