@@ -96,6 +96,24 @@ async def test_cancelling_while_prefilling_ends_the_prefill_and_frees_the_place(
     assert again.stop is EngineStop.MAX_TOKENS  # and the context window is used to its last token
 
 
+async def test_places_are_there_again_when_everybody_was_cancelled_twice(subject: Subject) -> None:
+    prompt = subject.long_prefill(CONTEXT_WINDOW - 3)
+    params = SamplingParams(max_tokens=3, temperature=0, cache_salt=next(salts))
+    capacity = subject.engine.info.capacity
+    running = [asyncio.ensure_future(anext(subject.engine.generate(f"{n}", prompt, params))) for n in range(capacity)]
+    await asyncio.sleep(0)  # each of them has its place
+    for _ in range(2):  # as by a cancel and then the end of its stream
+        for task in running:
+            task.cancel()
+        await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        short = replace(GREEDY, max_tokens=2)
+        others = [generate(subject.engine, subject.repeating("two"), short) for _ in range(capacity)]
+        for whole in await asyncio.gather(*others):
+            assert whole.stop is EngineStop.MAX_TOKENS
+        await asyncio.wait(running)
+
+
 async def test_a_repeated_prompt_comes_from_the_cache_but_for_its_last_token(subject: Subject) -> None:
     params = replace(GREEDY, cache_salt=next(salts))
     prompt = subject.repeating("four")

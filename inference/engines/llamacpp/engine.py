@@ -85,6 +85,7 @@ class LlamaCppEngine:
         self._slots = Slots(settings.parallel)
         self._running: dict[Generation, asyncio.Event] = {}
         self._idle = asyncio.Event()
+        self._freed = asyncio.Event()
         self._died = asyncio.Event()
         self._dead: str | None = "the engine has not started"
         self._server: LlamaServer | None = None
@@ -164,6 +165,9 @@ class LlamaCppEngine:
             prompt = replace(prompt, texts=self._safe_texts(server, prompt))
         else:
             prompt = tuple(prompt)
+        while not self._slots.has_free:  # who is cancelled twice leaves before llama.cpp has stopped working for it
+            self._freed.clear()
+            await self._progress(self._freed)
         slot = self._slots.take(cache_key(prompt), params.cache_salt)
         arrived = asyncio.Event()
         generation = Generation(
@@ -208,6 +212,7 @@ class LlamaCppEngine:
         """The thread of ``generation`` is through: its slot is free."""
         self._running.pop(generation).set()
         self._slots.give_back(slot)
+        self._freed.set()
         if not self._running:
             self._idle.set()
         if isinstance(error := done.exception(), EngineDead):
@@ -216,6 +221,7 @@ class LlamaCppEngine:
     def _die(self, reason: str) -> None:
         self._dead = self._dead or reason
         self._died.set()
+        self._freed.set()
         for arrived in self._running.values():
             arrived.set()
 

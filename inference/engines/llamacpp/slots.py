@@ -34,6 +34,11 @@ class Slots:
     def __init__(self, count: int) -> None:
         self._free = [Slot(index) for index in range(count)]
 
+    @property
+    def has_free(self) -> bool:
+        """One can be taken."""
+        return bool(self._free)
+
     def take(self, prompt: CacheKey, cache_salt: str) -> Slot:
         """The slot with the longest prefix of ``prompt``, if that is worth it; else the least recently used.
 
