@@ -1,5 +1,5 @@
 # make run        start everything on this machine (ARGS="--port 9000" and whatever else `antiphon up --help` lists)
-# make test       lint, types and all quick tests, two at a time
+# make test       lint, types and all quick tests, three at a time: they wait a lot
 # make test-all   the slow tests too, among them clients that others wrote, in Python and JavaScript
 # make test-containers   images and compose.yaml, run by Docker: answers, scaling, deaths, rolling restarts
 # make coverage   the quick tests again, with branch coverage of this process
@@ -49,7 +49,7 @@ lint: $(VENV)/.dev
 	$(BIN)/buf lint protos
 
 test-fast: $(VENV)/.dev model
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile
 
 coverage: $(VENV)/.dev model
 	$(BIN)/coverage run -m pytest
