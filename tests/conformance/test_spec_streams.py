@@ -12,7 +12,7 @@ from tests.support.stack import MODEL, RunningStack
 from tests.support.stream_rules import Json
 
 SHORT: Final[Json] = {"model": MODEL, "max_output_tokens": 24, "temperature": 0}
-COUNT: Final[Json] = {**SHORT, "input": "Count from 1 to 5."}
+STORY: Final[Json] = {**SHORT, "input": "Tell me a long story about the sea."}
 TOOL: Final[Json] = {
     "type": "function",
     "name": "get_time",
@@ -22,7 +22,7 @@ CALL: Final[Json] = {**SHORT, "input": "What time is it in Rome?", "tools": [TOO
 
 
 async def test_a_message_comes_in_the_specified_order(model_client: Client) -> None:
-    reader = await model_client.stream_all(**COUNT)
+    reader = await model_client.stream_all(**STORY)
     types = [event["type"].removeprefix("response.") for event in reader.events]
     assert list(dict.fromkeys(name for name in types if name != "queued")) == [
         "created", "in_progress", "output_item.added", "content_part.added", "output_text.delta", "output_text.done",
@@ -52,15 +52,15 @@ async def test_a_function_call_comes_in_the_specified_order(model_client: Client
 
 
 async def test_the_stream_the_plain_answer_and_the_stored_response_are_equal(model_client: Client) -> None:
-    reader = await model_client.stream_all(**COUNT)
+    reader = await model_client.stream_all(**STORY)
     final = reader.events[-1]["response"]
     assert (await model_client.call("GET", f"/v1/responses/{final['id']}")).body == final
-    plain = await model_client.create(**COUNT)
+    plain = await model_client.create(**STORY)
     texts = [response["output"][0]["content"][0]["text"] for response in (final, plain)]
     assert texts[0] == texts[1] == reader.text
 
 
-@pytest.mark.parametrize("body", [COUNT, {**CALL, "tool_choice": "required"}], ids=["text", "arguments"])
+@pytest.mark.parametrize("body", [STORY, {**CALL, "tool_choice": "required"}], ids=["text", "arguments"])
 async def test_deltas_are_padded_by_default_and_not_on_request(model_client: Client, body: Json) -> None:
     padded = await model_client.stream_all(**body)
     bare = await model_client.stream_all(**body, stream_options={"include_obfuscation": False})
@@ -69,10 +69,10 @@ async def test_deltas_are_padded_by_default_and_not_on_request(model_client: Cli
 
 
 async def test_logprobs_are_an_empty_list_unless_asked_for(model_client: Client) -> None:
-    reader = await model_client.stream_all(**COUNT)
+    reader = await model_client.stream_all(**STORY)
     texts = [event for event in reader.events if event["type"].startswith("response.output_text.")]
     assert all(event["logprobs"] == [] for event in texts)
-    asked = await model_client.stream_all(**COUNT, include=["message.output_text.logprobs"], top_logprobs=2)
+    asked = await model_client.stream_all(**STORY, include=["message.output_text.logprobs"], top_logprobs=2)
     deltas = [event for event in asked.events if event["type"] == "response.output_text.delta"]
     logprobs = [logprob for event in deltas for logprob in event["logprobs"]]
     assert logprobs
@@ -91,7 +91,7 @@ async def test_a_failure_in_the_middle_is_an_error_event_then_a_failed_response(
 async def test_no_stream_carries_ids_of_events_or_carriage_returns(model_stack: RunningStack) -> None:
     async with (
         aiohttp.ClientSession(model_stack.base_url) as session,
-        session.post("/v1/responses", json=COUNT | {"stream": True}) as response,
+        session.post("/v1/responses", json=STORY | {"stream": True}) as response,
     ):
         lines = (await response.read()).decode().split("\n")
     assert {line.partition(":")[0] for line in lines} == {"event", "data", ""}
@@ -100,7 +100,7 @@ async def test_no_stream_carries_ids_of_events_or_carriage_returns(model_stack: 
 
 
 async def test_the_body_ends_at_once_after_done(model_client: Client) -> None:
-    async with model_client.stream(**COUNT) as reader:
+    async with model_client.stream(**STORY) as reader:
         await reader.rest()  # reads on until the body's end
         async with asyncio.timeout(1):
             assert await reader.response.content.read() == b""
@@ -111,5 +111,5 @@ async def test_a_connection_carries_one_stream_after_the_other(model_stack: Runn
     async with aiohttp.ClientSession(model_stack.base_url, connector=connector) as session:
         client = Client(session)
         for _ in range(3):
-            await client.stream_all(**COUNT)
-        await client.create(**COUNT)
+            await client.stream_all(**STORY)
+        await client.create(**STORY)
