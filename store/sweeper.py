@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 _REQUEUE_LOST = Script("requeue_lost", prelude="queue")
 _ENQUEUE = Script("enqueue", prelude="queue")
+_LIVE_ON = Script("live_on", prelude="job")
 
 _AT_ONCE: Final = 100
 _PAUSE_S: Final = 0.05
@@ -27,7 +28,13 @@ class Sweeper:
     """Keeps the promises of ``store.jobs`` about what comes after a crash. Every edge runs one."""
 
     def __init__(
-        self, commands: CommandBatcher, *, holder: str, lease_ms: int = 5000, sweep_interval_s: float = 60
+        self,
+        commands: CommandBatcher,
+        *,
+        holder: str,
+        lease_ms: int = 5000,
+        sweep_interval_s: float = 60,
+        unfinished_ms: int = 24 * 3600 * 1000,
     ) -> None:
         """Sweep as ``holder``.
 
@@ -36,11 +43,13 @@ class Sweeper:
             holder: As for ``JobQueue``.
             lease_ms: As for ``JobQueue``.
             sweep_interval_s: How often jobs without an entry are looked for, by all edges together.
+            unfinished_ms: As for ``JobQueue``.
         """
         self._commands = commands
         self._holder = holder
         self._lease_ms = lease_ms
         self._sweep_interval_s = sweep_interval_s
+        self._unfinished_ms = unfinished_ms
 
     async def run(self) -> Never:
         """``requeue_lost`` every quarter of a lease, ``sweep`` at its interval, until cancelled.
@@ -70,7 +79,8 @@ class Sweeper:
     async def sweep(self) -> int:
         """Queue every job that has not ended and is not in the queue, because a crash or a failover came between.
 
-        Looks at every key of every node, slowly. Returns how many jobs have not ended.
+        All that have not ended live on: none is forgotten while it waits, as long as there is an edge. Looks at every
+        key of every node, slowly. Returns how many jobs have not ended.
         """
         live = 0
         found: list[tuple[str, ResponseId]] = []
@@ -90,14 +100,21 @@ class Sweeper:
         replies = await self._commands.execute(
             *(("HMGET", keys.job(owner, response_id), "status", "tier", "created_at") for owner, response_id in found)
         )
-        entries = [
-            entry_of(owner, response_id, int(tier), int(created_at))
+        commands = [
+            command
             for (owner, response_id), (status, tier, created_at) in zip(found, replies, strict=True)
             if status in (b"queued", b"in_progress")
+            for command in (
+                _LIVE_ON(keys.of_job(owner, response_id), self._unfinished_ms),
+                _ENQUEUE(
+                    keys.QUEUE,
+                    *(entry_of(owner, response_id, int(tier), int(created_at)), 0, 0, keys.WAKE_CHANNEL),
+                ),
+            )
         ]
-        if entries:
-            await self._commands.execute(*(_ENQUEUE(keys.QUEUE, entry, 0, 0, keys.WAKE_CHANNEL) for entry in entries))
-        return len(entries)
+        if commands:
+            await self._commands.execute(*commands)
+        return len(commands) // 2
 
     async def _keep_requeuing(self) -> Never:
         while True:

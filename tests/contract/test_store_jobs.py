@@ -270,6 +270,26 @@ async def test_a_crash_between_job_and_queue_is_repaired_by_a_sweep(
     assert await claim_id(edge) == record.response.id
 
 
+async def test_a_job_that_waits_is_not_forgotten_and_one_that_has_ended_is(
+    edge: EdgeStores, raw: Redis | RedisCluster
+) -> None:
+    waiting, ended = queued_record(), queued_record()
+    await edge.jobs.enqueue("acme", waiting, first_events=opening(waiting))
+    lease = await create_held(edge, "acme", ended)
+    final = ended_record(ended)
+    await edge.log.finish(lease, ending(lease.next_sequence_number, final), final)
+    lifetimes = {}
+    for record in (waiting, ended):
+        response_id = parse_response_id(record.response.id)
+        assert response_id is not None
+        for key in keys.of_job("acme", response_id):
+            await raw.pexpire(key, 60_000)
+            lifetimes[key] = record
+    await edge.sweeper.sweep()
+    for key, record in lifetimes.items():
+        assert (await raw.pttl(key) > 60_000) is (record is waiting)
+
+
 async def test_a_sweep_changes_nothing_when_nothing_is_wrong(edge: EdgeStores, raw: Redis | RedisCluster) -> None:
     for owner in ("acme", "other:{}"):
         for _ in range(3):
