@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 
+import aiohttp
 import grpc
 import pytest
 
@@ -41,12 +42,15 @@ async def client(stack: ComposeStack) -> AsyncGenerator[Client, None]:
 
 
 async def until_answered(client: Client) -> None:
-    """Wait for the proxy's first look at the edges."""
+    """Wait for the proxy, and its first look at the edges."""
     async with asyncio.timeout(30):
         while True:
-            async with client.session.get("/readyz") as response:
-                if response.status == 200:
-                    return
+            try:
+                async with client.session.get("/readyz") as response:
+                    if response.status == 200:
+                        return
+            except aiohttp.ClientError as error:
+                assert isinstance(error, aiohttp.ClientConnectionError), error  # nobody listens yet
             await asyncio.sleep(0.2)
 
 
