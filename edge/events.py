@@ -93,7 +93,8 @@ class ResponseEvents:
         complete_item: Callable[[item_pb2.Item], None] | None = None,
     ) -> None:
         self.log: list[Event] = []
-        self.response = response
+        self.response = response_pb2.Response()
+        self.response.CopyFrom(response)  # snapshots share it: whoever gave it may go on with his own
         self.token_ids: list[int] = []
         """All that the model generated so far, markup included."""
         self.part_starts: list[tuple[int, int]] = []

@@ -108,6 +108,14 @@ def test_what_goes_out_as_sse_is_the_event_in_one_piece(
             assert (len(shape["delta"]) + len(padding)) % 16 == 0
 
 
+def test_a_snapshot_stays_as_it_was_whatever_becomes_of_the_response_that_was_given() -> None:
+    response = response_pb2.Response(id=str(new_response_id()), status=events.QUEUED)
+    builder = ResponseEvents(response, new_item_id=str, new_call_id=str)
+    builder.open(events.QUEUED)
+    response.status = events.FAILED
+    assert {event.response.status for event in builder.log if isinstance(event, events.Snapshot)} == {events.QUEUED}
+
+
 def test_a_completed_response_without_output_gets_an_empty_message() -> None:
     builder = new_events()
     builder.open(events.IN_PROGRESS)
