@@ -1,6 +1,10 @@
 """Settings of all tests, and the stacks that many of them share: one with the default model, one that obeys."""
 
+import os
 from collections.abc import AsyncGenerator, Iterator
+
+# read when gRPC is imported: its handlers of fork() break children that tests start beside its threads
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import pytest
 from hypothesis import settings
