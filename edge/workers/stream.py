@@ -167,15 +167,20 @@ class WorkerStream:
         while True:
             await self._has_output.wait()
             if self._outbox:
-                await self._call.write(self._outbox.popleft())
+                request = self._outbox.popleft()
             elif self._uploads:
                 upload = self._uploads.popleft()
                 chunk = upload.next_chunk(self._max_start_bytes)
                 if not chunk.is_last:
                     self._uploads.append(upload)  # behind the others: nothing waits for a large request
-                await self._call.write(pb.AttachRequest(start_chunk=chunk))
+                request = pb.AttachRequest(start_chunk=chunk)
             else:
                 self._has_output.clear()
+                continue
+            try:
+                await self._call.write(request)
+            except asyncio.InvalidStateError:  # the call has ended just now; `_read` knows why
+                await asyncio.Event().wait()
 
     async def _watch(self) -> None:
         # Counts ticks, not time: after this process itself was stopped, frames that wait are read before the next tick.
