@@ -43,8 +43,8 @@ async def running(stack: RunningStack) -> int:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until ``condition`` holds."""
-    async with asyncio.timeout(30):
+    """Wait until ``condition`` holds: megabytes may have to be generated first, on a busy machine."""
+    async with asyncio.timeout(90):
         while not condition():  # noqa: ASYNC110 - it is another process's state
             await asyncio.sleep(0.05)
 
