@@ -57,6 +57,7 @@ class LogWriter:
         self._written = len(events.log)
         self._tokens = len(events.token_ids)
         self._is_full = False
+        self._is_over = False
         self._changed = asyncio.Event()
         self._caught_up = asyncio.Event()
         self._ending = asyncio.Event()
@@ -71,8 +72,8 @@ class LogWriter:
         """Nothing happened, and nothing is written: readers have signs of life of their own."""
 
     async def flush(self) -> None:
-        """Return when all events so far are in the log, or it takes no more."""
-        while self._written < len(self._events.log) and not self._is_full:
+        """Return when all events so far are in the log, or no more will be: it is full, or ``run`` has ended."""
+        while self._written < len(self._events.log) and not (self._is_full or self._is_over):
             self._caught_up.clear()
             self._changed.set()
             await self._caught_up.wait()
@@ -91,6 +92,13 @@ class LogWriter:
             LeaseLost: another process goes on, or the response was deleted.
             ApiError: the end cannot be stored, such as REQUEST_TOO_LARGE.
         """
+        try:
+            await self._write()
+        finally:
+            self._is_over = True
+            self._caught_up.set()
+
+    async def _write(self) -> None:
         while self._record is None:
             await self._changed.wait()
             self._changed.clear()

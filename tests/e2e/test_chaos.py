@@ -30,7 +30,7 @@ def counted(count: int) -> Callable[[Json], None]:
     expected = "".join(str(number) for number in range(count))
 
     def check(final: Json) -> None:
-        assert final["status"] == "completed", final
+        assert (final["status"], final["error"]) == ("completed", None), final["id"]
         assert "".join(output_text(final).split()) == expected
 
     return check
