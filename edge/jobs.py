@@ -307,7 +307,7 @@ class JobRunner:
             for batch in page.batches:
                 replay(batch, events)
         if events.token_ids:
-            extra = {"response_id": str(lease.response_id), "tokens": len(events.token_ids)}
+            extra = {"response_id": str(lease.response_id), "tokens": len(events.token_ids), "attempts": lease.attempts}
             log.warning("response continued", extra=extra)
 
     async def _watch_readers(self, job: _Job) -> None:

@@ -268,7 +268,11 @@ async def assert_all_is_well(
         if each.final is not None:
             if each.events:
                 assert assert_legal_stream(each.events) == each.final
-            expected(each.final)
+            try:
+                expected(each.final)
+            except AssertionError as error:
+                error.add_note(fleet.story(each.final["id"]))
+                raise
     async with Redis.from_url(fleet.valkey.url) as raw:
         await _until_quiet(fleet, raw)
         jobs = [parsed async for key in raw.scan_iter(keys.ALL_JOBS) if (parsed := keys.parse_job(key.decode()))]

@@ -81,6 +81,11 @@ class Fleet:
         """Start a worker in the place of one that was killed, at the same address."""
         self.workers[index] = self._start_worker(index)
 
+    def story(self, response_id: str) -> str:
+        """What all processes so far have logged of a response, in the order of time."""
+        lines = (line for log in self._folder.glob("process*/*.log") for line in log.read_text().splitlines())
+        return "\n".join(sorted(line for line in lines if response_id in line))
+
     def close(self) -> None:
         """End all processes."""
         with ThreadPoolExecutor() as closers:
