@@ -16,7 +16,7 @@ from tests.support.stream_rules import Json
 from tests.support.worker import MODEL
 
 CLIENTS = 30
-SETTINGS: dict[str, Any] = {"heartbeat_interval_s": "0.5", "abandon_after_s": "5", "background_attempts": "20"}
+SETTINGS: dict[str, Any] = {"heartbeat_interval_s": "0.5", "background_attempts": "20"}
 """One thing befalls a response after the other, faster than edges with short leases bring it a token further: it is not
 given up for that, as one would be that kills its edges."""
 
