@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # generic in its stub alone
 
 UINT32_MAX: Final = 2**32 - 1
 MAX_NAME: Final = 64
+MAX_TEXT: Final = 10_485_760
 
 INTEGER_RANGES: Mapping[str, tuple[int, int]] = {
     "max_output_tokens": (16, UINT32_MAX),

@@ -15,6 +15,7 @@ from antiphon.responses.v1 import content_pb2, item_pb2, response_pb2, tool_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from edge.checks import (
     INTEGER_RANGES,
+    MAX_TEXT,
     check_decimal,
     check_enum,
     check_integer,
@@ -25,7 +26,6 @@ from edge.checks import (
 )
 from edge.unsupported import unsupported
 
-MAX_TEXT: Final = 10_485_760
 MAX_IMAGE_URL: Final = 20_971_520
 MAX_FILE_DATA: Final = 33_554_432
 MAX_CALL_ID: Final = 64

@@ -9,7 +9,7 @@ from antiphon.errors import ApiError
 from antiphon.responses.v1 import content_pb2 as pb
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.item_pb2 import Role
-from edge.checks import UINT32_MAX, check_integer
+from edge.checks import MAX_TEXT, UINT32_MAX, check_integer, check_length
 from edge.codec.enums import IMAGE_DETAIL, invalid_choice
 from edge.rest import schema
 from edge.rest.schema import as_object, shape, type_of
@@ -28,15 +28,20 @@ def decode_parts(values: Iterable[object], place: str, text_of: Role.ValueType |
         text_of: A plain string among them is a text of this role; None: it is an error.
     """
     return [
-        text_part(text_of, value)
+        text_part(text_of, value, f"{place}[{index}]")
         if text_of is not None and isinstance(value, str)
         else decode_part(value, f"{place}[{index}]")
         for index, value in enumerate(values)
     ]
 
 
-def text_part(role: Role.ValueType, text: str) -> pb.ContentPart:
-    """What ``role`` says as plain text."""
+def text_part(role: Role.ValueType, text: str, place: str) -> pb.ContentPart:
+    """What ``role`` says as plain text.
+
+    Raises:
+        ApiError: it is too long; here, as a string in the place of a part has no `text` for the error to name.
+    """
+    check_length(text, place, MAX_TEXT)
     part = pb.ContentPart()
     if role == Role.ROLE_ASSISTANT:
         part.output_text.text = text

@@ -29,7 +29,7 @@ _ITEM_TYPES = ("message", "function_call", "function_call_output", "reasoning", 
 def decode_input(value: str | list[Any], place: str = "input") -> list[pb.Item]:
     """`input`: a string is one user message."""
     if isinstance(value, str):
-        return [pb.Item(message=pb.Message(role=pb.ROLE_USER, content=[text_part(pb.ROLE_USER, value)]))]
+        return [pb.Item(message=pb.Message(role=pb.ROLE_USER, content=[text_part(pb.ROLE_USER, value, place)]))]
     return [decode_item(item, f"{place}[{index}]") for index, item in enumerate(value)]
 
 
@@ -185,7 +185,7 @@ def _fill_head(
 def _fill_message(message: pb.Message, given: schema.Message, place: str) -> None:
     message.role = ROLE.decode(given.role, f"{place}.role")
     if isinstance(given.content, str):
-        message.content.append(text_part(message.role, given.content))
+        message.content.append(text_part(message.role, given.content, f"{place}.content"))
     elif given.content is not None:
         message.content.extend(decode_parts(given.content, f"{place}.content", message.role))
     elif message.role != pb.ROLE_ASSISTANT:

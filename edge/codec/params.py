@@ -17,7 +17,7 @@ from edge.codec.enums import (
     invalid_choice,
 )
 from edge.codec.items import decode_input
-from edge.codec.tools import decode_tool, decode_tool_choice, encode_tool, encode_tool_choice, raw_json
+from edge.codec.tools import decode_tool, decode_tool_choice, encode_tool_choice, encode_tools, raw_json
 from edge.rest import schema
 from edge.rest.schema import shape, type_of
 
@@ -75,7 +75,7 @@ def encode_params(params: pb.ResponseParams) -> dict[str, Any]:
         "model": params.model,
         "previous_response_id": _given(params, "previous_response_id"),
         "instructions": _given(params, "instructions"),
-        "tools": [encode_tool(tool) for tool in params.tools],
+        "tools": encode_tools(params.tools),
         "tool_choice": encode_tool_choice(params.tool_choice),
         "parallel_tool_calls": params.parallel_tool_calls,
         "text": _encode_text_config(params.text),

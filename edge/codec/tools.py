@@ -1,5 +1,6 @@
 """Tools and the choice between them: JSON <-> `tool.proto`."""
 
+from collections.abc import Iterable
 from typing import Any, assert_never
 
 import msgspec
@@ -43,24 +44,23 @@ def decode_tool(value: object, place: str) -> pb.Tool:
     raise invalid_choice(kind, ("function", *sorted(RAW_TOOL_TYPES)), f"{place}.type")
 
 
-def encode_tool(tool: pb.Tool) -> dict[str, Any]:
-    """The JSON form of ``tool``, as `with_defaults` leaves it."""
-    match tool.WhichOneof("kind"):
-        case "function":
-            function = tool.function
-            return {
-                "type": "function",
-                "name": function.name,
-                "description": function.description if function.HasField("description") else None,
-                "parameters": raw_json(function.parameters) if function.HasField("parameters") else None,
-                "strict": function.strict,
-            }
-        case "raw":
-            return {**msgspec.json.decode(tool.raw.json, type=dict[str, Any]), "type": tool.raw.type}
-        case None:
-            raise AssertionError("validate refuses a tool that is of no kind")
-        case unreachable:
-            assert_never(unreachable)
+def encode_tools(tools: Iterable[pb.Tool]) -> list[dict[str, Any]]:
+    """The JSON form of the functions among ``tools``, as `with_defaults` leaves them.
+
+    A response's `tools` are those "available to the model", and its schema has functions alone: the others, which are
+    kept from the model, are named in a warning instead.
+    """
+    return [_encode_function(tool.function) for tool in tools if tool.HasField("function")]
+
+
+def _encode_function(function: pb.FunctionTool) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "name": function.name,
+        "description": function.description if function.HasField("description") else None,
+        "parameters": raw_json(function.parameters) if function.HasField("parameters") else None,
+        "strict": function.strict,
+    }
 
 
 def decode_tool_choice(value: str | dict[str, Any], place: str = "tool_choice") -> pb.ToolChoice:
@@ -88,7 +88,7 @@ def decode_tool_choice(value: str | dict[str, Any], place: str = "tool_choice") 
 
 
 def encode_tool_choice(choice: pb.ToolChoice) -> str | dict[str, Any]:
-    """The JSON form of ``choice``, as `with_defaults` leaves it."""
+    """The JSON form of ``choice``, as `with_defaults` leaves it; of allowed tools the functions, as of all tools."""
     match choice.WhichOneof("choice"):
         case "mode" | None:
             return TOOL_CHOICE_MODE.encode(choice.mode or pb.TOOL_CHOICE_MODE_AUTO)
@@ -101,7 +101,11 @@ def encode_tool_choice(choice: pb.ToolChoice) -> str | dict[str, Any]:
                 "mode": TOOL_CHOICE_MODE.encode(choice.allowed_tools.mode or pb.TOOL_CHOICE_MODE_AUTO),
             }
         case "raw":
-            return {**msgspec.json.decode(choice.raw.json, type=dict[str, Any]), "type": choice.raw.type}
+            fields = msgspec.json.decode(choice.raw.json, type=dict[str, Any])
+            if choice.raw.type == "allowed_tools":
+                functions = [tool for tool in fields["tools"] if tool["type"] == "function"]
+                fields.update(tools=functions, mode=fields.get("mode") or "auto")
+            return {**fields, "type": choice.raw.type}
         case unreachable:
             assert_never(unreachable)
 

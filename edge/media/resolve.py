@@ -11,6 +11,7 @@ from antiphon.inference.v1.inference_pb2 import Capabilities
 from antiphon.responses.v1.content_pb2 import ContentPart, InputFile, InputImage
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.item_pb2 import Item
+from edge.checks import MAX_TEXT
 from edge.media.encoded import Decoded, decode, is_data_uri
 from edge.media.extractor import ExtractLimits, Extractor
 from edge.media.fetch import Fetched, FetchLimits, UrlFetcher
@@ -20,7 +21,6 @@ from edge.media.networks import Networks, parse_networks
 from edge.media.plain import PlainImages, image_key
 from edge.media.shown import media_parts, shown
 from edge.settings import EdgeSettings
-from edge.validate import MAX_TEXT
 
 MAX_PARTS: Final = 500
 MAX_URLS: Final = 32

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
 from antiphon.errors import ApiError
@@ -19,6 +19,7 @@ from edge.limits import Limiter
 from edge.request import current_traceparent
 from edge.rest import routes
 from edge.rest.bearer import bearer_tokens
+from edge.rest.body import unsupported_encoding
 from edge.rest.origin import check_origin, parse_origins
 from edge.settings import EdgeSettings
 
@@ -32,6 +33,8 @@ _CLOSE_TIMEOUT_S: Final = 2.0
 
 _ALLOWED_ORIGINS: Final = web.AppKey("allowed_origins", frozenset[str])
 _AUTHENTICATOR: Final = web.AppKey("authenticator", Authenticator)
+
+_INTERNAL: Final = "The server had an error processing your request."
 
 _OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
 """Whoever watches this process needs no key."""
@@ -54,7 +57,7 @@ def create_app(core: Core, settings: EdgeSettings, authenticator: Authenticator,
 
 def create_runner(app: web.Application) -> web.AppRunner:
     """A server for ``app`` that notices a client that leaves: its handler is cancelled."""
-    return web.AppRunner(
+    return _Runner(
         app,
         handler_cancellation=True,
         access_log=None,
@@ -64,6 +67,49 @@ def create_runner(app: web.Application) -> web.AppRunner:
         max_line_size=_MAX_HEADER_BYTES,
         max_field_size=_MAX_HEADER_BYTES,
     )
+
+
+class _Runner(web.AppRunner):
+    """An ``AppRunner`` whose server answers with the API's error object where there is no request yet, too."""
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        return _Server(
+            server.request_handler,
+            request_factory=server.request_factory,
+            handler_cancellation=server.handler_cancellation,
+            loop=server._loop,
+            **server._kwargs,
+        )
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Connection(web.RequestHandler):
+    """What cannot be parsed as HTTP passes no middleware."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The API's error object instead of aiohttp's text, which quotes the client; the connection is closed."""
+        super().handle_error(request, status, exc, message)  # logs, and raises if an answer has begun
+        if isinstance(exc, ContentEncodingError):
+            error = unsupported_encoding()
+        elif status < 500:
+            error = ApiError(ErrorReason.ERROR_REASON_INVALID_VALUE, "The request is not valid HTTP.")
+        else:
+            error = ApiError(ErrorReason.ERROR_REASON_INTERNAL, _INTERNAL)
+        answer = _error_response(error)
+        answer.headers["x-request-id"] = _new_request_id()
+        answer.force_close()
+        return answer
 
 
 @web.middleware
@@ -97,8 +143,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return response
     except Exception:
         log.exception("request failed", extra={"request_id": request[routes.REQUEST_ID]})
-        message = "The server had an error processing your request."
-        return _error_response(ApiError(ErrorReason.ERROR_REASON_INTERNAL, message))
+        return _error_response(ApiError(ErrorReason.ERROR_REASON_INTERNAL, _INTERNAL))
 
 
 def _error_response(error: ApiError) -> web.Response:

@@ -24,6 +24,8 @@ FORM: Final = "application/x-www-form-urlencoded"
 REFUSED_FIELDS = frozenset({"context_management", "conversation", "prompt"})
 """Fields of OpenAI's API that change what an answer is about: to drop them would be to answer another question."""
 
+_ENCODINGS: Final = frozenset({"identity", "gzip", "deflate", "br", "zstd"})
+"""What aiohttp undoes, or refuses itself where it lacks a library for it."""
 _MAX_WARNINGS: Final = 16
 _MAX_FORM_FIELDS: Final = 256
 
@@ -90,6 +92,22 @@ def decode_compact(body: bytes, content_type: str | None, *, strict: bool = Fals
     places = {_shown(place) for place in unknown}
     refuse_unknown(places, strict=strict)
     return params, warnings_of(places)
+
+
+def check_encoding(headers: Mapping[str, str]) -> None:
+    """Refuse a body in a `Content-Encoding` that the server has not undone, as it would pass for bad JSON.
+
+    Raises:
+        ApiError: UNSUPPORTED_MEDIA_TYPE.
+    """
+    if headers.get("Content-Encoding", "identity").strip().lower() not in _ENCODINGS:
+        raise unsupported_encoding()
+
+
+def unsupported_encoding() -> ApiError:
+    """A compression that this server does not know."""
+    message = "Unsupported content encoding. This API takes 'gzip', 'deflate' and 'identity'."
+    return ApiError(ErrorReason.ERROR_REASON_UNSUPPORTED_MEDIA_TYPE, message)
 
 
 def is_strict(headers: Mapping[str, str], *, default: bool) -> bool:

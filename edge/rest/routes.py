@@ -16,7 +16,7 @@ from edge.capabilities import encode_capabilities
 from edge.core import Core
 from edge.limits import Limiter, is_stored
 from edge.offload import in_thread_if_large
-from edge.rest.body import decode, decode_compact, is_strict
+from edge.rest.body import check_encoding, decode, decode_compact, is_strict
 from edge.rest.idempotency import parse_idempotency
 from edge.rest.query import parse_list, parse_retrieve
 from edge.rest.sse import SseStream
@@ -217,6 +217,7 @@ async def _streamed(
 
 async def _decoded(request: web.Request, decoder: _Decoder[T]) -> T:
     """The body of ``request``, decoded."""
+    check_encoding(request.headers)
     timeout_s = request.app[SETTINGS].body_timeout_s
     try:
         async with asyncio.timeout(timeout_s):

@@ -104,7 +104,7 @@ class Grammar:
         try:
             document = Document(schema, param=param)
             if not document.is_inhabited(document.root):
-                raise refusal("no value is valid under it", param)
+                raise refusal("no value is valid under it", document.contradiction())
             return add(SchemaRules(self, document))
         except RecursionError as error:
             raise refusal("it is nested too deeply", param) from error

@@ -163,6 +163,26 @@ class Document:
         self._steps = 0
         return self._is_inhabited(node, set())
 
+    def contradiction(self) -> str:
+        """Where the schema, which has no valid value, leaves none: as deep as one place is to blame."""
+        node = self.root
+        seen = {id(node)}  # what contains itself without an end has no deepest place
+        while (part := self._empty_part(node)) is not None and id(part) not in seen:
+            seen.add(id(part))
+            node = part
+        return node.param
+
+    def _empty_part(self, node: Node) -> Node | None:
+        """What each value of ``node`` has to hold, and cannot."""
+        match self._branches(node):
+            case [Arrays() as arrays]:
+                parts = list(first_elements(arrays))
+            case [Objects() as objects]:
+                parts = [part for name, part in objects.properties.items() if name in objects.required]
+            case _:
+                return None
+        return next((part for part in parts if not self.is_inhabited(part)), None)
+
     def check_time(self, param: str) -> None:
         """To be called now and then."""
         if time.thread_time() - self._started > _MAX_CPU_S:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.http import Client, output_text
+from tests.support.openapi import assert_valid_error
 from tests.support.stack import RunningStack
 
 MODEL = "SmolLM2-135M-Instruct"  # the name that the launcher gives its workers, whatever runs in them
@@ -316,6 +317,33 @@ async def test_headers_that_do_not_fit_are_a_client_error(client: Client, header
     ) as response:
         assert response.status in {400, 415, 417}
         assert response.headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "zippy"])
+async def test_bodies_that_cannot_be_decompressed_are_a_client_error(client: Client, encoding: str) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+    answer = await client.call("POST", "/v1/responses", data=b"no JSON", headers=headers)
+    assert answer.status in {400, 415}
+    assert answer.body["error"]["code"] != "invalid_json"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"FOO /v1/responses HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /v1/responses HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
+        b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX: " + 20_000 * b"x" + b"\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_answered_with_the_error_object_too(scripted_stack: RunningStack, sent: bytes) -> None:
+    host, _, port = scripted_stack.base_url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(sent)
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b" 400 Bad Request\r\n" in head
+    assert b"\r\nx-request-id: req_" in head
+    assert_valid_error(json.loads(await reader.read()))
+    writer.close()
 
 
 async def test_other_content_types_are_refused(client: Client) -> None:

@@ -11,9 +11,10 @@ from antiphon.errors import ApiError
 from antiphon.responses.v1 import content_pb2, event_pb2, item_pb2, response_pb2, tool_pb2
 from antiphon.responses.v1.error_pb2 import Error, ErrorReason
 from edge import codec
+from edge.checks import MAX_TEXT
 from edge.codec.content import decode_part, encode_part
 from edge.codec.params import encode_params
-from edge.codec.tools import decode_tool, decode_tool_choice, encode_tool, encode_tool_choice
+from edge.codec.tools import decode_tool, decode_tool_choice, encode_tool_choice, encode_tools
 from edge.rest import schema
 from tests.support import strategies
 
@@ -146,8 +147,8 @@ def test_the_schema_of_a_format_is_repeated_key_by_key() -> None:
 def test_a_schema_with_line_breaks_stays_on_one_line() -> None:
     """A gRPC caller's JSON text can be indented; a line break would end an SSE event."""
     tool = tool_pb2.Tool(function=tool_pb2.FunctionTool(name="f", parameters='{\n  "type": "object"\n}', strict=True))
-    assert msgspec.json.encode(encode_tool(tool)) == (
-        b'{"type":"function","name":"f","description":null,"parameters":{"type":"object"},"strict":true}'
+    assert msgspec.json.encode(encode_tools([tool])) == (
+        b'[{"type":"function","name":"f","description":null,"parameters":{"type":"object"},"strict":true}]'
     )
 
 
@@ -251,6 +252,24 @@ def test_items_as_openai_sends_them_are_accepted_back() -> None:
     assert plain(codec.encode_item(custom)) == sent[-1]
 
 
+LONG = "x" * (MAX_TEXT + 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "param"),
+    [
+        (LONG, "input"),
+        ([{"role": "user", "content": LONG}], "input[0].content"),
+        ([{"role": "user", "content": ["hi", LONG]}], "input[0].content[1]"),
+    ],
+    ids=["input", "content", "part"],
+)
+def test_a_string_that_is_too_long_is_named_as_it_was_sent(value: Any, param: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        codec.decode_input(value)
+    assert (refused.value.reason, refused.value.param) == (ErrorReason.ERROR_REASON_STRING_ABOVE_MAX_LENGTH, param)
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -264,10 +283,11 @@ def test_items_as_openai_sends_them_are_accepted_back() -> None:
         {"type": "code_interpreter", "container": {"type": "auto"}},
     ],
 )
-def test_a_tool_of_openais_other_kinds_keeps_all_it_holds(value: dict[str, Any]) -> None:
+def test_a_tool_of_openais_other_kinds_keeps_all_it_holds_and_is_not_repeated(value: dict[str, Any]) -> None:
     tool = decode_tool(value, "tools[0]")
     assert tool.raw.type == value["type"]
-    assert plain(encode_tool(tool)) == value
+    assert json.loads(tool.raw.json) == value
+    assert encode_tools([tool]) == []
 
 
 @pytest.mark.parametrize(
@@ -281,8 +301,11 @@ def test_a_tool_of_openais_other_kinds_keeps_all_it_holds(value: dict[str, Any])
         ),
         ({"type": "custom", "name": "c"}, {"type": "custom", "name": "c"}),
         (
-            {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp", "server_label": "a"}]},
-            {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp", "server_label": "a"}]},
+            {
+                "type": "allowed_tools",
+                "tools": [{"type": "mcp", "server_label": "a"}, {"type": "function", "name": "f"}],
+            },
+            {"type": "allowed_tools", "tools": [{"type": "function", "name": "f"}], "mode": "auto"},
         ),
     ],
 )

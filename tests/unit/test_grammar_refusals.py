@@ -19,7 +19,7 @@ def refusal_of(schema: object) -> ApiError:
     return caught.value
 
 
-def under(schema: dict[str, Any]) -> dict[str, Any]:
+def under(schema: object) -> dict[str, Any]:
     return {"type": "object", "properties": {"age": schema}}
 
 
@@ -33,7 +33,9 @@ def under(schema: dict[str, Any]) -> dict[str, Any]:
         (under({"type": "string", "pattern": "(?<=a)b"}), "s.properties.age.pattern"),
         (under({"type": "string", "pattern": "a.{40}"}), "s.properties.age.pattern"),
         (under({"type": "string", "minLength": -1}), "s.properties.age.minLength"),
-        (under({"type": "string", "minLength": 2, "maxLength": 1}) | {"required": ["age"]}, "s"),
+        (under({"type": "string", "minLength": 2, "maxLength": 1}) | {"required": ["age"]}, "s.properties.age"),
+        ({"type": "array", "minItems": 2, "items": under(False) | {"required": ["age"]}}, "s.items.properties.age"),
+        ({"anyOf": [{"type": "integer", "enum": ["a"]}, {"type": "integer", "minimum": 2, "maximum": 1}]}, "s"),
         (under({"type": "array", "uniqueItems": True}), "s.properties.age.uniqueItems"),
         (under({"type": "number", "multipleOf": 0.1}), "s.properties.age.multipleOf"),
         (under({"$ref": "#/$defs/none"}), "s.properties.age.$ref"),
@@ -49,7 +51,7 @@ def under(schema: dict[str, Any]) -> dict[str, Any]:
         ({"$defs": {"n": {"propertyNames": {"maxLength": 3}}}, "$ref": "#/$defs/n"}, "s.$defs.n.propertyNames"),
         ({"$ref": "#"}, "s"),
         ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "s"),
-        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "s"),
+        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "s.properties.a"),
         (False, "s"),
         (3, "s"),
         ({"type": "object", "additionalProperties": {}, "minProperties": 2}, "s.minProperties"),

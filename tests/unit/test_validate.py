@@ -38,8 +38,9 @@ from antiphon.responses.v1.tool_pb2 import (
     ToolChoice,
 )
 from edge import codec
+from edge.checks import MAX_TEXT
 from edge.unsupported import unsupported
-from edge.validate import MAX_TEXT, check_rules, check_tool_outputs, validate
+from edge.validate import check_rules, check_tool_outputs, validate
 from tests.support import strategies
 
 
