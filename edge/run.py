@@ -24,6 +24,8 @@ _MAX_DEATHS: Final = 3
 """A request that so many workers in a row died over goes to no other: it may be what killed them."""
 _INNOCENT_TOKENS: Final = 16
 """A worker that generated so many tokens for a request before it died did not die of it."""
+_FULL_PAUSE_S: Final = 1.0
+"""How long a response that was let in before waits until it asks full workers again."""
 
 _REFUSALS: Final = frozenset({ErrorReason.ERROR_REASON_OVERLOADED, ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE})
 """Another worker may still take the request."""
@@ -129,13 +131,13 @@ class ResponseRun:
         self._lost: list[WorkerConnection] = []
         self._deaths = 0
         self._begun_at: int | None = None
-        """How many tokens there were when the worker began to work on it; None: it only waits there."""
+        """How many tokens there were when the worker began to prepare or to generate it; None: it only waits there."""
         self._refused: dict[WorkerConnection, ApiError] = {}
         self._changed = asyncio.Event()
         self._needs_worker = True
         self._issuing: asyncio.Timeout | None = None
         self.is_accepted = False
-        """A worker has taken the request."""
+        """A worker has taken the request, at least once."""
         self._is_cancelled = False
         self._is_started = events.response.status == response_pb2.RESPONSE_STATUS_IN_PROGRESS
         self._input_tokens: int | None = None
@@ -254,6 +256,8 @@ class ResponseRun:
 
     def accepted(self, input_tokens: int) -> None:
         self.is_accepted = True
+        self._begun_at = None
+        self._refused.clear()  # that was then
         self._input_tokens = input_tokens
         self._changed.set()
 
@@ -348,7 +352,7 @@ class ResponseRun:
                 self._show_life()
 
     async def _issue(self) -> None:
-        """Send the request, with the tokens so far, to a worker.
+        """Send the request, with the tokens so far, to a worker; or wait a moment, if those are full that are there.
 
         Raises:
             ApiError: no worker can take it.
@@ -357,15 +361,21 @@ class ResponseRun:
             message = "The inference worker failed while processing the request. Try again."
             raise ApiError(ErrorReason.ERROR_REASON_ENGINE_FAILED, message)
         worker = await self._choose([*self._lost, *self._refused])
-        if worker in self._refused:  # all others refused as well
-            raise self._refused[worker]
+        if worker in self._refused:  # the others are away, or lost it before: those come next
+            worker = await self._choose([*self._refused])
+        if worker in self._refused:
+            if not self.is_accepted:
+                raise self._refused[worker]
+            self._refused.clear()  # readers were told that it runs: it waits for room
+            await asyncio.sleep(_FULL_PAUSE_S)
+            return
         if self._lost:
             tokens = len(self.events.token_ids)
             log.warning("generation reissued", extra={"response_id": self.response.id, "tokens": tokens})
         assert worker.stream is not None  # it was ready, and nothing was awaited since
         del self._request.resume_token_ids[:]
         self._request.resume_token_ids.extend(self.events.token_ids)
-        self._needs_worker, self._begun_at = False, None
+        self._needs_worker, self._begun_at = False, len(self.events.token_ids)
         self._worker, self._slot = worker, worker.stream.start(self._request, self)
 
     def _show_life(self) -> None:
