@@ -39,7 +39,7 @@ from store import keys
 from store.batcher import Command, CommandBatcher
 from store.event_batch import encode, next_sequence_number
 from store.ids import ResponseId, parse_response_id
-from store.lease import HeldJob, Lease, Renewal, entry_of, gap_ms, parse_entry
+from store.lease import LONGEST_BACKOFF_MS, HeldJob, Lease, Renewal, entry_of, gap_ms, parse_entry
 from store.packing import CorruptRecord, pack_record, unpack_records
 from store.scripts import Script
 
@@ -61,7 +61,6 @@ _DEFAULT_TIER: Final = 1
 _STALE_AT_ONCE: Final = 16
 """Entries without a job that one claim clears away."""
 _FIRST_BACKOFF_MS: Final = 1000
-_LONGEST_BACKOFF_MS: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +246,7 @@ class JobQueue:
         """Give a job back after a failure that may pass, to be taken again after a delay that doubles each time."""
         (attempts,) = await self._commands.execute(_RELEASE(lease.job_keys, lease.fence, 0))
         if attempts >= 0:
-            await self._put_back(lease, min(_FIRST_BACKOFF_MS * 2 ** max(0, attempts - 1), _LONGEST_BACKOFF_MS))
+            await self._put_back(lease, min(_FIRST_BACKOFF_MS * 2 ** max(0, attempts - 1), LONGEST_BACKOFF_MS))
 
     async def ensure_queued(self, owner: str, response_id: str) -> None:
         """Queue a job that has not ended and is not in the queue: whoever created it may have died before that."""

@@ -1,11 +1,15 @@
 """The right to write one response, and what becomes of it."""
 
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import unquote
 
 from antiphon.store.v1.record_pb2 import ResponseRecord
 from store import keys
 from store.ids import ResponseId, parse_response_id
+
+LONGEST_BACKOFF_MS: Final = 60_000
+"""The longest that a job is put off."""
 
 
 class LeaseLost(Exception):

@@ -10,7 +10,7 @@ from antiphon.responses.v1.error_pb2 import ErrorReason
 from store import keys
 from store.batcher import CommandBatcher
 from store.ids import ResponseId
-from store.lease import entry_of, gap_ms
+from store.lease import LONGEST_BACKOFF_MS, entry_of, gap_ms
 from store.scripts import Script
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,11 @@ class Sweeper:
         total = 0
         while True:
             (count,) = await self._commands.execute(
-                _REQUEUE_LOST(keys.QUEUE, self._lease_ms, gap_ms(self._lease_ms), _AT_ONCE, keys.WAKE_CHANNEL)
+                _REQUEUE_LOST(
+                    keys.QUEUE,
+                    *(self._lease_ms, gap_ms(self._lease_ms), max(self._lease_ms, LONGEST_BACKOFF_MS)),
+                    *(_AT_ONCE, keys.WAKE_CHANNEL),
+                )
             )
             total += int(count)
             if count < _AT_ONCE:

@@ -7,7 +7,7 @@ local per_minute, max_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
 local now = now_ms()
 redis.call('ZREMRANGEBYSCORE', RUNNING, '-inf', now)
 trim(now)
-local used_until = math.max(tonumber(redis.call('GET', RATE) or 0), now)
+local used_until = math.min(math.max(tonumber(redis.call('GET', RATE) or 0), now), now + 60000)  -- if the clock went back
 
 local function answer(refusal, retry_ms)
   local remaining = 0

@@ -12,11 +12,12 @@ local function now_ms()
 end
 
 -- Notes that an edge is alive and returns the time. When none was heard of for longer than gap_ms, the server or the
--- way to it was away (or its clock jumped): leases then ran out without fault, so for lease_ms none is taken.
+-- way to it was away, or its clock jumped, as it did when it goes back: leases then ran out without fault, or will not in
+-- their time, so for lease_ms none is taken, while who lives renews his.
 local function tick(lease_ms, gap_ms)
   local now = now_ms()
   local seen = tonumber(redis.call('HGET', CLOCK, 'seen') or now)
-  if now - seen > gap_ms then redis.call('HSET', CLOCK, 'quiet_until', now + lease_ms) end
+  if now - seen > gap_ms or now < seen then redis.call('HSET', CLOCK, 'quiet_until', now + lease_ms) end
   redis.call('HSET', CLOCK, 'seen', now)
   return now
 end

@@ -341,6 +341,24 @@ async def test_after_an_outage_leases_are_left_alone_for_a_whole_lease(
     await lose(raw, two, held)
 
 
+async def test_when_the_clock_is_set_back_the_leases_of_the_dead_run_out_all_the_same(
+    edges: tuple[EdgeStores, EdgeStores], raw: Redis | RedisCluster
+) -> None:
+    one, two = edges
+    await enqueue(one)
+    await enqueue(one)
+    alive, dead = await claim(one), await claim(one)
+    hour_ms = 3_600_000
+    await raw.hincrby(CLOCK, "seen", hour_ms)
+    for held in (alive, dead):
+        await raw.zincrby(LEASES, hour_ms, held.lease.entry)
+    assert await two.sweeper.requeue_lost() == 0  # first who lives has time to renew
+    assert (await one.jobs.renew([alive.lease]))[0].is_held
+    await raw.hset(CLOCK, "quiet_until", 1)
+    assert await two.sweeper.requeue_lost() == 1
+    assert (await claim(two)).lease.response_id == dead.lease.response_id
+
+
 async def test_a_renewal_that_comes_first_after_an_outage_does_not_hide_it(
     edges: tuple[EdgeStores, EdgeStores], raw: Redis | RedisCluster
 ) -> None:
