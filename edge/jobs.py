@@ -46,8 +46,8 @@ _RESTORE_RETRY_S: Final = 0.2
 _MAX_RESPONSE_BYTES: Final = 32 * 2**20
 """A response with more output fails: its record could not be stored."""
 
-_PASSING: Final = frozenset({ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE, ErrorReason.ERROR_REASON_OVERLOADED})
-"""Why a job that has not begun is tried again later."""
+_FULL_PAUSE_S: Final = 1.0
+"""How long nothing is claimed after a worker had no room for what was."""
 
 
 class LoggedRun(ResponseRun):
@@ -147,6 +147,8 @@ class JobRunner:
         self._holder = holder
         self._jobs: dict[str, _Job] = {}
         self._wake = Signal()
+        self._full_until = 0.0
+        """By the event loop's clock."""
         self._tasks: asyncio.TaskGroup | None = None
         self._is_draining = False
 
@@ -185,7 +187,8 @@ class JobRunner:
     def _has_room(self) -> bool:
         """Whether to claim a job: foreground responses go first, but for one job, so that all of them end."""
         claimed = sum(job.is_claimed for job in self._jobs.values())
-        if self._is_draining or claimed >= self._settings.max_background:
+        is_full = asyncio.get_running_loop().time() < self._full_until
+        if self._is_draining or is_full or claimed >= self._settings.max_background:
             return False
         unissued = sum(job.run is None or not job.run.is_accepted for job in self._jobs.values())
         return self._pool.is_ready and (not claimed or self._pool.room > unissued)
@@ -267,29 +270,38 @@ class JobRunner:
             async with asyncio.TaskGroup() as tasks:
                 writing = tasks.create_task(run.writer.run())
                 watching = tasks.create_task(self._watch_readers(job)) if request.needs_readers else None
-                is_put_off = not await self._finish(job, run)
-                if is_put_off:
+                hindrance = await self._finish(job, run)
+                if hindrance is not None:
                     await run.writer.flush()
                     writing.cancel()
                 if watching is not None:
                     watching.cancel()
         finally:
             run.abort()
-        if is_put_off:
-            await self._queue.retry_later(held.lease)
-        else:
+        if hindrance is None:
             _log_end(run, held.lease)
+        elif hindrance.reason == ErrorReason.ERROR_REASON_OVERLOADED:
+            self._full_until = asyncio.get_running_loop().time() + _FULL_PAUSE_S
+            await self._queue.retry_later(held.lease, is_attempt=False)
+        else:
+            await self._queue.retry_later(held.lease)
 
-    async def _finish(self, job: _Job, run: LoggedRun) -> bool:
-        """Run to the end, unless nothing could begin and a later try may do better: then False."""
+    async def _finish(self, job: _Job, run: LoggedRun) -> ApiError | None:
+        """Run to the end; or return why that could not begin, if a later try may do better.
+
+        What was accepted waits for room as long as there is none; for a worker, only for so many attempts.
+        """
         try:
             await run.start()
         except ApiError as error:
             is_last = job.lease.attempts >= self._settings.background_attempts
-            if error.reason in _PASSING and not is_last and not run.events.has_output:
-                return False
+            is_away = error.reason == ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE
+            if error.reason == ErrorReason.ERROR_REASON_OVERLOADED:
+                return error
+            if is_away and not is_last and not run.events.has_output:
+                return error
         await run.finish()
-        return True
+        return None
 
     async def _restore(self, lease: Lease, events: ResponseEvents) -> None:
         """Bring ``events`` to the end of the log. Nobody else can write any more."""
@@ -330,11 +342,11 @@ class JobRunner:
     async def _retreat(self, job: _Job) -> None:
         """Give a job back whose run broke down; at its last attempt end it as failed, whatever its log holds."""
         lease, record = job.lease, job.held.record
-        if lease.attempts < self._settings.background_attempts and not job.held.is_damaged:
-            await self._queue.retry_later(lease)
-            return
         there = await self._queue.get(lease.owner, str(lease.response_id))
         if there is None:
+            return
+        if there.attempts < self._settings.background_attempts and not job.held.is_damaged:
+            await self._queue.retry_later(lease)
             return
         error, number = _given_up(), there.next_sequence_number
         if job.held.is_damaged:

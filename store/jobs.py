@@ -242,9 +242,13 @@ class JobQueue:
         if attempts >= 0:
             await self._put_back(lease, 0)
 
-    async def retry_later(self, lease: Lease) -> None:
-        """Give a job back after a failure that may pass, to be taken again after a delay that doubles each time."""
-        (attempts,) = await self._commands.execute(_RELEASE(lease.job_keys, lease.fence, 0))
+    async def retry_later(self, lease: Lease, *, is_attempt: bool = True) -> None:
+        """Give a job back after a failure that may pass, to be taken again after a delay that doubles each time.
+
+        Args:
+            is_attempt: False: it was not even tried, and the attempt does not count.
+        """
+        (attempts,) = await self._commands.execute(_RELEASE(lease.job_keys, lease.fence, int(not is_attempt)))
         if attempts >= 0:
             await self._put_back(lease, min(_FIRST_BACKOFF_MS * 2 ** max(0, attempts - 1), LONGEST_BACKOFF_MS))
 

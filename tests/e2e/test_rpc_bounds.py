@@ -34,6 +34,7 @@ Workers: TypeAlias = dict[str, "InferenceServiceAsyncStub"]
 SMALL, LARGE = "small", "large"
 """Models. The small one runs one generation at a time, and lets one more wait."""
 MAX_RUNNING = 8
+BACKGROUND_ATTEMPTS = 2
 MAX_BODY_BYTES = 1_000_000
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -59,6 +60,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoModels]:
             workers=[small.target, large.target],
             redis_url=redis_url,
             max_running=str(MAX_RUNNING),
+            background_attempts=str(BACKGROUND_ATTEMPTS),
             max_body_bytes=str(MAX_BODY_BYTES),
             slow_reader_timeout_s="1",
         ) as edge,
@@ -122,6 +124,26 @@ async def test_requests_go_to_the_worker_of_their_model(
         await until_running(workers[model], 0)
     error = await failure(stub.CreateResponse(create("say a", model="medium"), timeout=10))
     assert error.reason == ErrorReason.ERROR_REASON_MODEL_NOT_FOUND
+
+
+async def test_a_background_response_waits_for_room_however_often_it_is_refused(
+    stack: TwoModels, workers: Workers, stub: "ResponsesServiceAsyncStub"
+) -> None:
+    def refusals(request_id: str) -> int:
+        lines = stack.workers[SMALL].log_lines()
+        return sum(line.get("request_id") == request_id and line.get("outcome") == "overloaded" for line in lines)
+
+    holders = [workers[SMALL].Generate(script("hold")) for _ in range(2)]
+    await until_running(workers[SMALL], 1, waiting=1)
+    accepted = await stub.CreateResponse(create("say a", model=SMALL, background=True), timeout=10)
+    response_id = accepted.response.id
+    await until(lambda: refusals(response_id) > BACKGROUND_ATTEMPTS)
+    for holder in holders:
+        holder.cancel()
+    async with asyncio.timeout(30):
+        resumed = stub.ResumeResponse(pb.ResumeResponseRequest(response_id=response_id))
+        events = [answer.event.WhichOneof("event") async for answer in resumed]
+    assert events[-1] == "completed"
 
 
 async def test_a_deadline_ends_the_work_at_the_engine(workers: Workers, stub: "ResponsesServiceAsyncStub") -> None:
