@@ -42,8 +42,8 @@ class IdempotencyStore:
 
     A key is first *reserved*, for a short time: an edge that dies before anything is stored blocks the key no longer
     than that; one that takes longer reserves it again for the same response just before it stores anything. It is
-    *confirmed* once the response is stored, or accepted as a job, and then lives for 24 hours, but no longer than the
-    response.
+    *confirmed* once the response is stored, or accepted as a job. Either way it lives for 24 hours, but no longer than
+    the response: an edge that dies between the two leaves a key that knows its response.
 
     Methods raise ApiError STORE_UNAVAILABLE when Redis does not serve.
     """
@@ -69,29 +69,34 @@ class IdempotencyStore:
             body_digest: Equal for equal requests only.
             response_id: Freshly allocated. The same id may reserve again.
         """
-        replaced = ""
+        replaced = b""
         while True:
             (reply,) = await self._commands.execute(
-                _RESERVE((keys.idempotency(owner, key),), body_digest, response_id, self._reservation_ms, replaced)
+                _RESERVE(
+                    (keys.idempotency(owner, key),),
+                    *(body_digest, response_id, self._reservation_ms, self._lifetime_ms(owner), replaced),
+                )
             )
             if reply == [b"new"]:
                 return New()
-            outcome, there, is_confirmed = reply
+            outcome, there, state = reply
             existing = there.decode()
             is_stored = await self._lives(owner, existing)
-            if is_confirmed and not is_stored:
-                replaced = existing  # the response is gone, and the key with it
+            if state and not is_stored:
+                replaced = state  # the response is gone, or was never made, and the key with it
                 continue
             return Existing(existing, is_stored) if outcome == b"existing" else Conflict(existing)
 
     async def confirm(self, owner: str, key: str, response_id: str) -> bool:
         """The response is stored, or accepted as a job; False if the key is not its own: then there is another."""
-        lifetime_ms = min(retention_ms_of(owner, self._retention_ms), _MAX_LIFETIME_MS)
-        return await self._settle(owner, key, response_id, lifetime_ms)
+        return await self._settle(owner, key, response_id, self._lifetime_ms(owner))
 
     async def release(self, owner: str, key: str, response_id: str) -> None:
         """There will be no response: the same request may be tried again."""
         await self._settle(owner, key, response_id, 0)
+
+    def _lifetime_ms(self, owner: str) -> int:
+        return min(retention_ms_of(owner, self._retention_ms), _MAX_LIFETIME_MS)
 
     async def _settle(self, owner: str, key: str, response_id: str, lifetime_ms: int) -> bool:
         (is_own,) = await self._commands.execute(_SETTLE((keys.idempotency(owner, key),), response_id, lifetime_ms))

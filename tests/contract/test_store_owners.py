@@ -86,6 +86,8 @@ async def test_the_rate_comes_back_as_time_passes(limits: LimitStore, owner: str
     await raw.set(rate, float(used_until) - 30_000)  # as if half a minute had passed
     assert [(await limits.admit(owner, new_id(), limit)).refusal for _ in range(2)] == [None, Refusal.RATE]
     assert 0 < await raw.pttl(rate) <= 60_000
+    await raw.set(rate, float(used_until) + 3_600_000)  # as if the clock had been set back
+    assert (await limits.admit(owner, new_id(), limit)).retry_after_ms <= 30_000
 
 
 async def test_a_request_sent_again_after_a_lost_answer_is_counted_once(limits: LimitStore, owner: str) -> None:
@@ -163,6 +165,18 @@ async def test_stored_bytes_of_a_job_are_counted_at_its_end(edge: EdgeStores, li
     assert (await limits.usage(owner)).stored_responses == 1
 
 
+async def test_stored_bytes_of_a_job_that_was_deleted_before_its_end_are_not_counted(
+    edge: EdgeStores, limits: LimitStore, owner: str
+) -> None:
+    record = queued_record()
+    lease = await create_held(edge, owner, record)
+    ended = ended_record(record)
+    await edge.responses.delete(owner, record.response.id)
+    with pytest.raises(LeaseLost):
+        await edge.log.finish(lease, ending(2, ended), ended)
+    assert (await limits.usage(owner)).stored_responses == 0
+
+
 async def test_expired_records_are_not_counted_and_continued_ones_are(
     edge: EdgeStores, limits: LimitStore, owner: str, raw: Redis | RedisCluster
 ) -> None:
@@ -210,22 +224,25 @@ async def test_a_key_is_free_again_when_its_response_failed_or_its_process_died(
     assert await idempotency.reserve(owner, "key", "body", second) == Existing(first, is_stored=False)
     await idempotency.release(owner, "key", first)
     assert await idempotency.reserve(owner, "key", "body", second) == New()
-    name = keys.idempotency(owner, "key")
-    assert 0 < await raw.pttl(name) <= 15_000
-    await raw.pexpire(name, 1)
-    async with asyncio.timeout(5):
-        while await raw.exists(name):
-            pass
+    assert await idempotency.reserve(owner, "key", "body", third) == Existing(second, is_stored=False)
+    await let_reservation_run_out(raw, owner)
     assert await idempotency.reserve(owner, "key", "body", third) == New()
+    assert await idempotency.reserve(owner, "key", "body", new_id()) == Existing(third, is_stored=False)
     assert not await idempotency.confirm(owner, "key", second)
 
 
+async def let_reservation_run_out(raw: Redis | RedisCluster, owner: str) -> None:
+    await raw.hset(keys.idempotency(owner, "key"), "until", 1)
+
+
 async def test_a_key_whose_process_died_before_it_was_confirmed_has_the_response_that_is_there(
-    edge: EdgeStores, idempotency: IdempotencyStore, owner: str
+    edge: EdgeStores, idempotency: IdempotencyStore, owner: str, raw: Redis | RedisCluster
 ) -> None:
     record = queued_record()
     assert await idempotency.reserve(owner, "key", "body", record.response.id) == New()
     await edge.jobs.enqueue(owner, record)
+    await let_reservation_run_out(raw, owner)
+    assert 15_000 < await raw.pttl(keys.idempotency(owner, "key")) <= 3_600_000
     assert await idempotency.reserve(owner, "key", "body", new_id()) == Existing(record.response.id, is_stored=True)
 
 
