@@ -24,6 +24,7 @@ _APPEND = Script("append", prelude="job")
 _FINISH = Script("finish", prelude="job")
 _FORGET = Script("forget", prelude="queue")
 _ACCOUNT = Script("account", prelude="owner")
+_DISCOUNT = Script("discount", prelude="owner")
 
 _BATCHES_AT_ONCE: Final = 64
 
@@ -118,8 +119,8 @@ class EventLog:
     async def finish(self, lease: Lease, batch: EventBatch, record: ResponseRecord) -> None:
         """End a response: its last events, its record and its status become visible in one step.
 
-        The terminal status is that of ``record.response``. Afterwards the job leaves the queue; if that fails it leaves
-        when its lease has run out.
+        The terminal status is that of ``record.response``. Its bytes are counted before anybody can see, and so delete,
+        it. Afterwards the job leaves the queue; if that fails it leaves when its lease has run out.
 
         Raises:
             LeaseLost: as ``append``; also when it has ended otherwise.
@@ -131,25 +132,22 @@ class EventLog:
         blob = await pack_record(record, max_bytes=self._max_record_bytes)
         retention_ms = retention_ms_of(lease.owner, self._retention_ms)
         digest = hashlib.sha256(b"%d:%b%b" % (len(value), value, blob)).digest()
-        (reply,) = await self._commands.execute(
+        own = keys.of_owner(lease.owner)
+        _, reply = await self._commands.execute(
+            _ACCOUNT(own, retention_ms, record.response.id, len(blob), *record.ancestor_ids),
             _FINISH(
                 lease.job_keys,
                 *(lease.fence, batch.first_sequence_number, next_sequence_number(batch), field, value),
                 *(blob, digest, status, retention_ms, min(retention_ms, self._log_retention_ms), lease.log_channel),
-            )
+            ),
         )
+        if reply == -1:
+            (is_there,) = await self._commands.execute(("EXISTS", keys.response(lease.owner, lease.response_id)))
+            if not is_there:  # it was deleted, and its bytes were counted since
+                await self._commands.execute(_DISCOUNT(own, record.response.id))
         _check(reply, lease)
         try:
-            await self._commands.execute(
-                _FORGET(keys.QUEUE, lease.entry, lease.fence),
-                _ACCOUNT(
-                    keys.of_owner(lease.owner),
-                    retention_ms,
-                    record.response.id,
-                    len(blob),
-                    *record.ancestor_ids,
-                ),
-            )
+            await self._commands.execute(_FORGET(keys.QUEUE, lease.entry, lease.fence))
         except ApiError as error:
             if error.reason != ErrorReason.ERROR_REASON_STORE_UNAVAILABLE:  # it has ended all the same
                 raise
