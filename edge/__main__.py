@@ -14,7 +14,7 @@ from aiohttp import web
 
 from antiphon.logs import configure_logging
 from edge.assembly import open_parts
-from edge.rest.app import create_app, create_runner
+from edge.rest.app import create_app, create_runner, retire_connections
 from edge.rest.tls import ServerTls
 from edge.rpc.server import start_server
 from edge.settings import EdgeSettings, from_environment
@@ -35,7 +35,8 @@ async def serve(settings: EdgeSettings, stopping: asyncio.Event) -> None:
         core = parts.core
         server, grpc_port = await start_server(core, settings, parts.authenticator, parts.limiter)
         stack.push_async_callback(server.stop, None)
-        runner = create_runner(create_app(core, settings, parts.authenticator, parts.limiter))
+        app = create_app(core, settings, parts.authenticator, parts.limiter)
+        runner = create_runner(app)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         host, _, port = settings.http_listen.rpartition(":")
@@ -56,7 +57,11 @@ async def serve(settings: EdgeSettings, stopping: asyncio.Event) -> None:
         gc.freeze()  # what lives now lives on: no collection needs to look at it again
         await stopping.wait()
         log.info("edge stopping")
+        # who has a connection could not know: what comes over it is answered, and ends it
         await site.stop()
+        retire_connections(app)
+        leaving = await stack.enter_async_context(asyncio.TaskGroup())
+        stack.callback(leaving.create_task(server.stop(settings.drain_timeout_s)).cancel)
         try:
             async with asyncio.timeout(settings.drain_timeout_s):
                 await core.drain()

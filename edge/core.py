@@ -251,8 +251,13 @@ class Core:
             raise ApiError(ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE, "No worker is ready.", retry_after_ms=1000)
         await self._ping_store()
 
+    @property
+    def is_draining(self) -> bool:
+        """This process is to stop."""
+        return self._is_draining
+
     async def drain(self) -> None:
-        """Take nothing new, and return when nobody waits for an answer any more."""
+        """Return when nobody waits for an answer any more. What still comes is answered: who sends it could not know."""
         self._is_draining = True
         self._logged.stop_claiming()
         await self._idle.wait()
@@ -268,7 +273,7 @@ class Core:
         Raises:
             ApiError: OVERLOADED.
         """
-        if self._is_draining or self._running >= self._settings.max_running:
+        if self._running >= self._settings.max_running:
             message = "The server is overloaded. Try again later."
             raise ApiError(ErrorReason.ERROR_REASON_OVERLOADED, message, retry_after_ms=1000)
         self._running += 1

@@ -42,7 +42,7 @@ _OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
 
 def create_app(core: Core, settings: EdgeSettings, authenticator: Authenticator, limiter: Limiter) -> web.Application:
     """The API under ``/v1``, and the two health checks."""
-    app = web.Application(middlewares=[_answer_errors], client_max_size=settings.max_body_bytes)
+    app = web.Application(middlewares=[_end_connections, _answer_errors], client_max_size=settings.max_body_bytes)
     app[routes.CORE] = core
     app[routes.SETTINGS] = settings
     app[routes.LIMITER] = limiter
@@ -113,6 +113,15 @@ class _Connection(web.RequestHandler):
 
 
 @web.middleware
+async def _end_connections(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Once this process is to stop, an answer is the last one on its connection."""
+    response = await handler(request)
+    if request.app[routes.CORE].is_draining:
+        response.force_close()
+    return response
+
+
+@web.middleware
 async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     request[routes.REQUEST_ID] = _new_request_id()
     current_traceparent.set(valid_traceparent(request.headers.get(TRACEPARENT)))
@@ -173,6 +182,12 @@ def _server_log() -> logging.Logger:
 def _is_no_client_fault(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, (HttpProcessingError, RequestPayloadError, web.HTTPException))
+
+
+def retire_connections(app: web.Application) -> None:
+    """Tell WebSocket clients to go on elsewhere, once their turns have ended."""
+    for connection in app[routes.CONNECTIONS]:
+        connection.retire()
 
 
 async def _leave_connections(app: web.Application) -> None:

@@ -98,6 +98,7 @@ class WebSocketConnection:
         self._frames: deque[bytes | None] = deque()
         self._queued_bytes = 0
         self._has_frames = asyncio.Event()
+        self._is_retired = False
         self._is_leaving = asyncio.Event()
         self._socket = web.WebSocketResponse(
             timeout=_CLOSE_TIMEOUT_S,
@@ -106,6 +107,11 @@ class WebSocketConnection:
             max_msg_size=settings.max_body_bytes,
             decode_text=False,
         )
+
+    def retire(self) -> None:
+        """End the connection when the turns that have come are over: this process is to stop."""
+        self._is_retired = True
+        self._has_frames.set()
 
     def leave(self) -> None:
         """End the connection: this process stops."""
@@ -122,11 +128,12 @@ class WebSocketConnection:
             await asyncio.wait({reading, running, leaving}, return_when=asyncio.FIRST_COMPLETED)
             for task in (reading, running, leaving, pinging):
                 task.cancel()
-        if running.done() and not running.cancelled():
+        is_going_away = self._is_retired or self._is_leaving.is_set()
+        if running.done() and not running.cancelled() and not is_going_away:
             minutes = round(self._settings.websocket_lifetime_s / 60)
             message = f"This WebSocket connection has reached its limit of {minutes} minutes. Open a new one to go on."
             await self._send_error(ApiError(ErrorReason.ERROR_REASON_WEBSOCKET_CONNECTION_LIMIT_REACHED, message))
-        await self._socket.close(code=WSCloseCode.GOING_AWAY if self._is_leaving.is_set() else WSCloseCode.OK)
+        await self._socket.close(code=WSCloseCode.GOING_AWAY if is_going_away else WSCloseCode.OK)
         return self._socket
 
     async def _read(self) -> None:
@@ -155,12 +162,16 @@ class WebSocketConnection:
         deadline = loop.time() + self._settings.websocket_lifetime_s
         while loop.time() < deadline:
             if not self._frames:
+                if self._is_retired:
+                    return
                 self._has_frames.clear()
                 try:
                     async with asyncio.timeout_at(deadline):
                         await self._has_frames.wait()
                 except TimeoutError:
                     return
+            if not self._frames:  # it retires
+                return
             data = self._frames.popleft()
             self._queued_bytes -= len(data or b"")
             await self._turn(data)

@@ -1,10 +1,13 @@
 """Background responses, resumed streams, cancellation: on two edges and two workers, over HTTP and gRPC."""
 
 import asyncio
+import json
+import signal
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import aiohttp
 import grpc
 import openai
 import pytest
@@ -42,9 +45,8 @@ def digits(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with running_fleet(
-        tmp_path_factory.mktemp("fleet"), resumable_streams="true", abandon_after_s="1", heartbeat_interval_s="0.5"
-    ) as fleet:
+    settings = {"resumable_streams": "true", "abandon_after_s": "1", "heartbeat_interval_s": "0.5"}
+    with running_fleet(tmp_path_factory.mktemp("fleet"), drain_timeout_s="20", **settings) as fleet:
         yield fleet
 
 
@@ -373,3 +375,46 @@ async def test_the_grpc_door_has_it_all(fleet: Fleet) -> None:
         error = from_trailing_metadata(refused.value.trailing_metadata())
         assert error is not None
         assert error.reason == error_pb2.ERROR_REASON_RESPONSE_NOT_FOUND
+
+
+async def test_an_edge_that_is_told_to_stop_answers_what_still_comes_and_ends_every_connection(fleet: Fleet) -> None:
+    edge = fleet.edges[1]
+    body = json.dumps({"model": MODEL, "input": "script:\nsay late"}).encode()
+    head = f"POST /v1/responses HTTP/1.1\r\nHost: edge\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+    async with (
+        asyncio.timeout(30),
+        AsyncExitStack() as stack,
+        client_of(edge.base_url) as client,
+        grpc.aio.insecure_channel(edge.grpc_target) as channel,
+        client.session.ws_connect("/v1/responses") as socket,
+    ):
+        calls = ResponsesServiceStub(channel)
+        await calls.ListModels(pb.ListModelsRequest())
+        running = await stack.enter_async_context(
+            client.stream(model=MODEL, input="script:\nsay on\nhold", store=False)
+        )
+        await running.next_event("response.output_text.delta")
+        idle, idle_writer = await asyncio.open_connection("127.0.0.1", edge.port)
+        idle_writer.write(b"GET /healthz HTTP/1.1\r\nHost: edge\r\n\r\n")
+        await idle.readuntil(b"}")
+        coming, coming_writer = await asyncio.open_connection("127.0.0.1", edge.port)
+        coming_writer.write(head.encode())
+        assert await coming.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+        fleet.signal(edge.process.pid, signal.SIGTERM)
+        assert (await socket.receive()).data == aiohttp.WSCloseCode.GOING_AWAY
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await calls.ListModels(pb.ListModelsRequest())
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE  # gRPC itself: nothing has been sent
+
+        coming_writer.write(body)
+        idle_writer.write(head.replace("Expect: 100-continue\r\n", "").encode() + body)
+        for reader in (coming, idle):
+            answer = await reader.read()  # to its end
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"\r\nConnection: close\r\n" in answer
+        await stack.aclose()
+        for writer in (idle_writer, coming_writer):
+            writer.close()
+        await asyncio.to_thread(fleet.drain_edge, 1)
+    await asyncio.to_thread(fleet.restart_edge, 1)
