@@ -62,6 +62,7 @@ class Generations:
         admission: Admission,
         min_p: float,
         end_bias: float,
+        default_max_output_tokens: int,
     ) -> None:
         self.model = model
         self.admission = admission
@@ -69,6 +70,7 @@ class Generations:
         self._prompts = prompts
         self._min_p = min_p
         self._end_bias = end_bias
+        self._default_max_output_tokens = default_max_output_tokens
         self._threads = ThreadPoolExecutor(_PROMPT_THREADS, thread_name_prefix="prompt")
 
     async def run(self, request: pb.GenerateRequest) -> AsyncGenerator[GenerationEvent, None]:
@@ -141,7 +143,12 @@ class Generations:
         info = self._engine.info
         check_request(request, info, self.model.id)
         prompt = await self._in_thread(self._prompts.build, request)
-        limit = token_limit(request, input_tokens=prompt.input_tokens, context_window=info.context_window)
+        limit = token_limit(
+            request,
+            input_tokens=prompt.input_tokens,
+            context_window=info.context_window,
+            default=self._default_max_output_tokens,
+        )
         job = _Job(request, prompt, limit, self._rules(request))
         job.grammar = await self._in_thread(self._constraint, job)
         return job

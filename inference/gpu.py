@@ -45,7 +45,10 @@ def visible_gpus() -> list[Gpu]:
     except (OSError, subprocess.SubprocessError) as error:
         raise NoGpu(f"nvidia-smi does not list the GPUs: {error}") from error
     rows = [line.split(",") for line in listing.stdout.splitlines() if line.strip()]
-    return sorted(Gpu(int(ordinal), uuid.strip()) for ordinal, uuid in rows)
+    try:
+        return sorted(Gpu(int(ordinal), uuid.strip()) for ordinal, uuid in rows)
+    except ValueError:  # it says in words that there are none, on some drivers with exit code 0
+        raise NoGpu(f"nvidia-smi does not list the GPUs: {listing.stdout.strip()[:200]}") from None
 
 
 @contextmanager

@@ -94,12 +94,17 @@ def check_request(request: pb.GenerateRequest, info: EngineInfo, model: str) -> 
             raise _too_long(f"stop[{index}]", MAX_STOP_CHARACTERS)
 
 
-def token_limit(request: pb.GenerateRequest, *, input_tokens: int, context_window: int) -> TokenLimit:
-    """The smaller of what the request allows and what the context window leaves, which is at least one token."""
+def token_limit(request: pb.GenerateRequest, *, input_tokens: int, context_window: int, default: int = 0) -> TokenLimit:
+    """The smaller of what the request allows and what the context window leaves, which is at least one token.
+
+    Args:
+        default: What a request allows that does not say; 0: whatever the context window leaves.
+    """
     room = context_window - input_tokens
     assert room >= 1
-    if request.HasField("max_output_tokens") and request.max_output_tokens <= room:
-        return TokenLimit(request.max_output_tokens, pb.StopReason.STOP_REASON_MAX_OUTPUT_TOKENS)
+    allowed = request.max_output_tokens if request.HasField("max_output_tokens") else default
+    if 0 < allowed <= room:
+        return TokenLimit(allowed, pb.StopReason.STOP_REASON_MAX_OUTPUT_TOKENS)
     return TokenLimit(room, pb.StopReason.STOP_REASON_CONTEXT_WINDOW)
 
 

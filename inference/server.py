@@ -61,6 +61,7 @@ class WorkerServer:
             admission=self.admission,
             min_p=settings.min_p,
             end_bias=settings.end_bias,
+            default_max_output_tokens=settings.default_max_output_tokens,
         )
         self._servicer = InferenceServicer(
             self.generations,

@@ -18,36 +18,37 @@ _Positive = Annotated[int, Meta(ge=1)]
 class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Every field is read from ``INFERENCE_<NAME>``.
 
-    =================== ================== =================================================================
-    variable            default            meaning
-    =================== ================== =================================================================
-    LISTEN              127.0.0.1:50061    host:port (0: any free port) or unix:PATH
-    ENGINE              llamacpp           llamacpp, trtllm or scripted
-    ENGINE_SETTINGS     (none)             path of a TOML file with more settings; only for trtllm
-    MODEL_PATH          (empty)            the model's file for llamacpp, its folder for trtllm
-    PROJECTOR_PATH      (none)             the file with a vision model's eyes (mmproj); only for llamacpp
-    MODEL_NAME          default            the name that requests use
-    CHAT_TEMPLATE       (the model's own)  path of a Jinja chat template
-    THINKING_MARKS      auto               auto, none, or what is around the model's thoughts: "<think> </think>"
-    TOOL_FORMAT         auto               auto, or how the model writes calls, such as hermes (docs/models.md)
-    CONTEXT_WINDOW      8192               tokens of prompt and output together, per generation
-    PARALLEL            4                  generations at once
-    THREADS             half the cores     threads of the engine
-    GPUS                0                  GPUs for this worker alone; 0: all that CUDA shows, shared
-    GPU_LOCKS           (empty)            folder that settles which are whose, shared by the machine's workers
-    GPU_WAIT_S          120                how long to wait for GPUs that are taken
-    MIN_P               0.05 (trtllm: 0)   leave out tokens less likely than this share of the likeliest; 0: none
-    END_BIAS            0                  added to the logits of the tokens that end the turn; 0: none
-    MAX_WAITING         256                generations that wait for their turn, or are being prepared
-    MAX_REQUEST_BYTES   67108864           largest request, put together from its chunks
-    HEARTBEAT_MS        1000               longest silence on an Attach stream
-    STALL_TIMEOUT_S     30                 an Attach peer that takes nothing for this long is cut off
-    DRAIN_TIMEOUT_S     30                 how long running generations may go on after SIGTERM
-    TLS_CERT, TLS_KEY   (none)             PEM files: certificate with its chain, and key; then it serves by TLS
-    TLS_CA              (none)             PEM file of authorities that callers' certificates must come from (mTLS)
-    ALLOW_PLAINTEXT     false              serve other machines without TLS
-    LOG_LEVEL           info               debug, info, warning or error
-    =================== ================== =================================================================
+    ========================= ================== =================================================================
+    variable                  default            meaning
+    ========================= ================== =================================================================
+    LISTEN                    127.0.0.1:50061    host:port (0: any free port) or unix:PATH
+    ENGINE                    llamacpp           llamacpp, trtllm or scripted
+    ENGINE_SETTINGS           (none)             path of a TOML file with more settings; only for trtllm
+    MODEL_PATH                (empty)            the model's file for llamacpp, its folder for trtllm
+    PROJECTOR_PATH            (none)             the file with a vision model's eyes (mmproj); only for llamacpp
+    MODEL_NAME                default            the name that requests use
+    CHAT_TEMPLATE             (the model's own)  path of a Jinja chat template
+    THINKING_MARKS            auto               auto, none, or what is around the model's thoughts: "<think> </think>"
+    TOOL_FORMAT               auto               auto, or how the model writes calls, such as hermes (docs/models.md)
+    CONTEXT_WINDOW            8192               tokens of prompt and output together, per generation
+    DEFAULT_MAX_OUTPUT_TOKENS 0                  for requests that set none; 0: what the context window leaves
+    PARALLEL                  4                  generations at once
+    THREADS                   half the cores     threads of the engine
+    GPUS                      0                  GPUs for this worker alone; 0: all that CUDA shows, shared
+    GPU_LOCKS                 (empty)            folder that settles which are whose, shared by the machine's workers
+    GPU_WAIT_S                120                how long to wait for GPUs that are taken
+    MIN_P                     0.05 (trtllm: 0)   leave out tokens less likely than this share of the likeliest; 0: none
+    END_BIAS                  0                  added to the logits of the tokens that end the turn; 0: none
+    MAX_WAITING               256                generations that wait for their turn, or are being prepared
+    MAX_REQUEST_BYTES         67108864           largest request, put together from its chunks
+    HEARTBEAT_MS              1000               longest silence on an Attach stream
+    STALL_TIMEOUT_S           30                 an Attach peer that takes nothing for this long is cut off
+    DRAIN_TIMEOUT_S           30                 how long running generations may go on after SIGTERM
+    TLS_CERT, TLS_KEY         (none)             PEM files: certificate with its chain, and key; then it serves by TLS
+    TLS_CA                    (none)             PEM file of authorities that must have signed callers' certificates
+    ALLOW_PLAINTEXT           false              serve other machines without TLS
+    LOG_LEVEL                 info               debug, info, warning or error
+    ========================= ================== =================================================================
     """
 
     listen: Annotated[str, Meta(pattern=r"^(unix:.+|[^/]+:[0-9]{1,5})$")] = "127.0.0.1:50061"
@@ -72,6 +73,10 @@ class InferenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     renders them."""
     context_window: Annotated[int, Meta(ge=16)] = 8192
     """Tokens of prompt and output together, per generation."""
+    default_max_output_tokens: Annotated[int, Meta(ge=0)] = 0
+    """What requests without ``max_output_tokens`` are limited to; 0: whatever the context window leaves. An engine that
+    reserves KV cache for a whole generation before it begins, as TensorRT-LLM does by default, runs few at once
+    without it."""
     parallel: _Positive = 4
     """Generations at once."""
     threads: Annotated[int, Meta(ge=0)] = 0

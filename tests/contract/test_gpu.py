@@ -99,8 +99,9 @@ def test_more_than_there_are_is_refused_at_once(tmp_path: Path) -> None:
         assert one.answer() == "3 GPUs are needed, 2 are there"
 
 
-def test_a_machine_without_a_driver_is_named(tmp_path: Path) -> None:
-    with holder(tmp_path, gpus=None) as one:
+@pytest.mark.parametrize("gpus", [None, 0])
+def test_a_machine_without_a_driver_or_without_gpus_is_named(tmp_path: Path, gpus: int | None) -> None:
+    with holder(tmp_path, gpus=gpus) as one:
         answer = one.answer()
         assert isinstance(answer, str)
         assert answer.startswith("nvidia-smi does not list the GPUs")

@@ -94,6 +94,14 @@ async def test_limits_and_stop_sequences_end_the_text(
     await until(lambda: worker.engine.running == 0)
 
 
+async def test_a_request_that_sets_no_limit_has_the_workers_own(tmp_path: Path) -> None:
+    async with in_process_worker(tmp_path, default_max_output_tokens=5) as worker:
+        for fields, count in (({}, 5), ({"max_output_tokens": 7}, 7)):
+            messages = await generate(worker, script("tokens 10", **fields))
+            assert messages[-1].finished.stop_reason == StopReason.STOP_REASON_MAX_OUTPUT_TOKENS
+            assert messages[-1].finished.usage.output_tokens == count
+
+
 async def test_the_context_window_ends_what_no_other_limit_ends(tmp_path: Path) -> None:
     async with in_process_worker(tmp_path, context_window=100) as worker:
         messages = await generate(worker, script("tokens 1000"))

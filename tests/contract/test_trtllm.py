@@ -13,6 +13,7 @@ import pytest
 
 from inference.engines.base import EngineDead, EngineError, EngineStop, SamplingParams
 from inference.engines.trtllm.engine import TrtllmEngine, TrtllmSettings
+from inference.engines.trtllm.options import CudaGraph
 from inference.engines.trtllm.processes import pool_workers
 from tests.support.engines import GREEDY, Generated, Subject, generate
 from tests.support.trtllm import FAULTS, fake_tensorrt_llm, trtllm_engine, write_scripted_model
@@ -106,6 +107,13 @@ async def test_the_death_of_the_engine_reaches_generations_that_it_tells_nothing
         assert subject.engine.died.is_set()
 
 
+async def test_a_library_that_shuts_itself_down_and_tells_nobody_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FAULTS, "dies_silently")
+    async with started() as subject, asyncio.timeout(20):
+        with pytest.raises(EngineDead, match="shut itself down"):
+            await run(subject, "die", max_tokens=9)
+
+
 async def test_a_killed_process_of_the_library_is_the_death_of_the_engine() -> None:
     async with started() as subject:
         running = await begin(subject, "hold", max_tokens=900)
@@ -135,7 +143,7 @@ async def test_a_generation_whose_results_are_wrong_is_aborted(monkeypatch: pyte
 
 
 async def test_the_death_of_an_idle_engine_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(FAULTS, "dies_after_one")
+    monkeypatch.setenv(FAULTS, "dies_after_2,looks_healthy")  # after the trials at the start
     async with started(idle_check_interval_s=0.05) as subject, asyncio.timeout(20):
         await subject.engine.died.wait()
 
@@ -218,6 +226,20 @@ async def test_a_shutdown_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPa
         async with asyncio.timeout(10):
             await engine.close()
         os.kill(worker, signal.SIGKILL)
+
+
+async def test_a_library_that_ignores_grammars_does_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FAULTS, "ignores_grammars")
+    with trtllm_engine() as engine:
+        with pytest.raises(EngineDead, match="does not keep to a grammar"):
+            await engine.start()
+        await engine.close()
+
+
+async def test_graphs_are_recorded_for_the_sizes_that_are_asked_for() -> None:
+    """The library refuses sizes together with a largest one."""
+    async with started(cuda_graph=CudaGraph(batch_sizes=[1, 2])) as subject:
+        assert (await run(subject, "say one", max_tokens=5)).stop is EngineStop.END_OF_TURN
 
 
 async def test_a_model_that_does_not_load_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,8 +45,13 @@ def digits(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    settings = {"resumable_streams": "true", "abandon_after_s": "1", "heartbeat_interval_s": "0.5"}
-    with running_fleet(tmp_path_factory.mktemp("fleet"), drain_timeout_s="20", **settings) as fleet:
+    with running_fleet(
+        tmp_path_factory.mktemp("fleet"),
+        resumable_streams="true",
+        abandon_after_s="1",
+        heartbeat_interval_s="0.5",
+        drain_timeout_s="20",
+    ) as fleet:
         yield fleet
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from edge.settings import EdgeSettings, from_environment
+from inference.__main__ import _CLOSE_S, _REPORT_DEATH_S
 from inference.settings import read_settings
 from tests.support.kubernetes import Manifest, containers, overlay
 
@@ -56,6 +57,19 @@ def test_selectors_find_one_workload_and_ports_are_open_there(objects: list[Mani
     for workload in of_kind(objects, "Deployment"):
         for constraint in workload["spec"]["template"]["spec"]["topologySpreadConstraints"]:
             assert selected(objects, constraint["labelSelector"]["matchLabels"]) == [workload]
+
+
+def test_who_asks_for_no_key_can_be_reached_by_edges_alone(objects: list[Manifest]) -> None:
+    closed = set()
+    for policy in of_kind(objects, "NetworkPolicy"):
+        (target,) = selected(objects, policy["spec"]["podSelector"]["matchLabels"])
+        ((rule,), kinds) = policy["spec"]["ingress"], policy["spec"]["policyTypes"]
+        ((source,), (port,)) = rule["from"], rule["ports"]
+        assert kinds == ["Ingress"]
+        assert selected(objects, source["podSelector"]["matchLabels"]) == [named(objects, "Deployment", "edge")]
+        assert port["port"] in {one["name"] for container in containers(target) for one in container["ports"]}
+        closed.add(target["metadata"]["name"])
+    assert closed == {"inference", "redis"}
 
 
 def test_edges_find_the_workers_and_the_store_by_their_services(objects: list[Manifest]) -> None:
@@ -110,7 +124,7 @@ def test_pods_live_longer_than_what_they_have_to_end(objects: list[Manifest]) ->
     assert edge["terminationGracePeriodSeconds"] >= pre_stop_s + drain_s + 10
     worker = named(objects, "Deployment", "inference")["spec"]["template"]["spec"]
     drain_s = float(environment(worker["containers"][0])["INFERENCE_DRAIN_TIMEOUT_S"])
-    assert worker["terminationGracePeriodSeconds"] >= drain_s + 15
+    assert worker["terminationGracePeriodSeconds"] >= drain_s + _REPORT_DEATH_S + _CLOSE_S
 
 
 def test_a_gpu_worker_has_gpus_and_a_cpu_worker_none() -> None:

@@ -35,6 +35,10 @@ _MAX_TOP_LOGPROBS: Final = 20
 _FIRST_TOKEN_TIMEOUT_S: Final = 900.0
 """Kernels are compiled meanwhile, the first time."""
 _STATS_INTERVAL_S: Final = 1.0
+_EXECUTOR_CHECK_INTERVAL_S: Final = 1.0
+_TRIAL: Final = SamplingParams(max_tokens=1, temperature=0)
+_TRIAL_TEXT: Final = "0 apples"
+"""What a trial grammar says; nothing that a model would say by itself."""
 _MAX_ERROR_CHARS: Final = 200
 """Of TensorRT-LLM's messages: they may quote grammars, which are of a client."""
 
@@ -126,14 +130,18 @@ class TrtllmEngine:
         self._dead = None
         try:
             async with asyncio.timeout(_FIRST_TOKEN_TIMEOUT_S):
-                await self._generate_one()
+                await self._generate_some()
                 if self._image_prompts is not None:
-                    await self._generate_one(trial_prompt())
+                    await self._generate_some(trial_prompt())
+                if self._info.capabilities.grammar:
+                    await self._try_grammar()
         except (EngineError, TimeoutError) as error:
             raise EngineDead(f"the model generates nothing: {_told(error)}") from error
         self._watchdog.start()
         self._processes.start()
-        self._tasks = [asyncio.create_task(self._check_when_idle()), asyncio.create_task(self._read_stats())]
+        self._tasks = [
+            asyncio.create_task(task) for task in (self._check_when_idle(), self._check_executor(), self._read_stats())
+        ]
 
     def _load_folder(self) -> ModelFolder:
         try:
@@ -319,17 +327,28 @@ class TrtllmEngine:
         except Exception as error:  # its executor is gone, or does not take it
             self._die(f"TensorRT-LLM takes no abort: {_told(error)}")
 
-    async def _generate_one(self, prompt: EnginePrompt | None = None) -> None:
-        """One token after ``prompt``; by default after nothing much.
+    async def _generate_some(self, prompt: EnginePrompt | None = None, params: SamplingParams = _TRIAL) -> list[int]:
+        """The first tokens after ``prompt``; by default after nothing much.
 
         Raises:
-            EngineError: it does not come.
+            EngineError: they do not come.
         """
         tokenizer = self.tokenizer
         if prompt is None:
             prompt = tokenizer.encode("a") if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        async for _ in self.generate("check", prompt, SamplingParams(max_tokens=1, temperature=0)):
-            pass
+        return [token_id async for step in self.generate("check", prompt, params) for token_id in step.token_ids]
+
+    async def _try_grammar(self) -> None:
+        """See that the library keeps to a grammar: where it has no backend for them it ignores them, without a word.
+
+        Raises:
+            EngineError: it does not, or generates nothing.
+        """
+        # a token a byte at most, and the end of the turn
+        params = replace(_TRIAL, max_tokens=len(_TRIAL_TEXT) + 1, grammar=f'root ::= "{_TRIAL_TEXT}"\n')
+        token_ids = await self._generate_some(params=params)
+        if self.tokenizer.decode(token_ids) != _TRIAL_TEXT.encode():
+            raise EngineError("TensorRT-LLM does not keep to a grammar")
 
     async def _check_when_idle(self) -> None:
         """What a hanging engine does not notice by itself, the watchdog does: there is a generation then."""
@@ -337,9 +356,16 @@ class TrtllmEngine:
             await asyncio.sleep(self._options.idle_check_interval_s)
             if self._in_flight == 0:
                 try:
-                    await self._generate_one()
+                    await self._generate_some()
                 except EngineError as error:
                     self._die(f"the idle engine generates nothing: {error}")
+
+    async def _check_executor(self) -> None:
+        """The library gives up its executor after some errors, and tells one generation at most."""
+        while True:
+            await asyncio.sleep(_EXECUTOR_CHECK_INTERVAL_S)
+            if self._library is not None and self._library.is_shut_down():
+                self._die("TensorRT-LLM has shut itself down")
 
     async def _read_stats(self) -> None:
         assert self._library is not None

@@ -6,7 +6,7 @@ differs between versions.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -74,9 +74,9 @@ class Library:
             kv_cache_config=KvCacheConfig(**_given(options.kv_cache)),
             scheduler_config=SchedulerConfig(**_given(options.scheduler)),
             cuda_graph_config=CudaGraphConfig(
-                max_batch_size=parallel,
                 enable_padding=graph.enable_padding,
-                **_present(batch_sizes=graph.batch_sizes),
+                # either the largest batch, or which sizes there are: both is refused
+                **({"max_batch_size": parallel} if graph.batch_sizes is UNSET else {"batch_sizes": graph.batch_sizes}),
             )
             if graph.enabled
             else None,
@@ -125,6 +125,14 @@ class Library:
             cache_salt=params.cache_salt or None,
         )
         return result
+
+    def is_shut_down(self) -> bool:
+        """Whether the library knows that it serves no more; of processes that hang or were killed it knows nothing.
+
+        False where it has no such method: whether this version does is not proven.
+        """
+        is_healthy: Callable[[], bool] | None = getattr(self._llm, "_check_health", None)
+        return is_healthy is not None and not is_healthy()
 
     async def stats(self) -> AsyncIterator[Mapping[str, Any]]:
         """Statistics of the engine's steps, until none has come for a while. For one reader."""

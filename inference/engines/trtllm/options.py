@@ -49,11 +49,11 @@ class Scheduler(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CudaGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``CudaGraphConfig``; its ``max_batch_size`` is the number of generations at once."""
+    """``CudaGraphConfig``; without ``batch_sizes``, its ``max_batch_size`` is the number of generations at once."""
 
     enabled: bool = True
     enable_padding: bool = True
-    batch_sizes: list[int] | UnsetType = UNSET
+    batch_sizes: Annotated[list[_Positive], Meta(min_length=1)] | UnsetType = UNSET
 
 
 class NGram(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="ngram"):

@@ -50,6 +50,9 @@ class BaseLLM:
         self._faults = set(os.environ.get(_FAULTS, "").split(","))
         if "load_fails" in self._faults:
             raise RuntimeError("CUDA out of memory")
+        graph = self.args.cuda_graph_config
+        if graph is not None and graph.batch_sizes and graph.max_batch_size:
+            raise ValueError("Please don't set both cuda_graph_config.batch_sizes and cuda_graph_config.max_batch_size")
         self._input_processor = InputProcessor(Path(model))
         self._scripted = ScriptedEngine(ScriptedSettings(context_window=self.args.max_seq_len, parallel=2**20))
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -92,6 +95,9 @@ class BaseLLM:
     def abort_request(self, request_id: int) -> None:
         if "no_aborts" not in self._faults:
             self._loop.call_soon_threadsafe(self._cancel, request_id)
+
+    def _check_health(self) -> bool:
+        return "looks_healthy" in self._faults or not self._is_dead
 
     async def get_stats_async(self, timeout: float | None = 2) -> AsyncGenerator[Mapping[str, Any], None]:
         assert self.args.enable_iter_perf_stats
@@ -153,16 +159,17 @@ class BaseLLM:
                     result.put(ErrorResponse(str(error)))
                 case error:
                     raise error
-        self._is_dead = self._is_dead or "dies_after_one" in self._faults
+        self._is_dead = self._is_dead or f"dies_after_{result.request_id}" in self._faults
         self._stats.append({"iter": result.request_id, "kvCacheStats": {"usedNumBlocks": 1, "maxNumBlocks": 4}})
         self._answered.discard(result.request_id)
         del self._tasks[result.request_id], self._results[result.request_id]
 
     def _die(self) -> None:
-        """One result is told; of the others nothing is heard any more."""
+        """One result is told, at most; of the others nothing is heard any more."""
         self._is_dead = True
         told, *_ = self._results.values()
-        told.put(ErrorResponse("CppExecutorError: illegal memory access", is_fatal=True))
+        if "dies_silently" not in self._faults:
+            told.put(ErrorResponse("CppExecutorError: illegal memory access", is_fatal=True))
 
     async def _responses(
         self, result: GenerationResult, prompt: tuple[int, ...], cache_salt: str
@@ -217,7 +224,8 @@ class BaseLLM:
         self, params: SamplingParams, prompt: tuple[int, ...], cache_salt: str
     ) -> AsyncGenerator[tuple[Sequence[int], list[dict[int, Logprob]], int, bool], None]:
         guide = params.guided_decoding
-        if guide is not None and self.args.guided_decoding_backend == "xgrammar":  # without one it is ignored
+        is_guided = self.args.guided_decoding_backend == "xgrammar" and "ignores_grammars" not in self._faults
+        if guide is not None and is_guided:  # without a backend it is ignored
             text = Gbnf(guide.grammar).generate(1)
             yield self._scripted.tokenizer.encode(text), [], 0, True
             return
