@@ -257,7 +257,7 @@ class Core:
         return self._is_draining
 
     async def drain(self) -> None:
-        """Return when nobody waits for an answer any more. What still comes is answered: who sends it could not know."""
+        """Return when nobody waits for an answer any more; what still comes is answered until then."""
         self._is_draining = True
         self._logged.stop_claiming()
         await self._idle.wait()
