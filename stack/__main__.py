@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     single.set_defaults(run=_run_worker)
 
     ask = commands.add_parser("probe", help="ask a service whether it can serve; the exit code tells")
-    ask.add_argument("url", metavar="URL", help="http://host:port/readyz of an edge, or grpc://host:port")
+    ask.add_argument("url", metavar="URL", help="http(s)://host:port/readyz of an edge, grpc:// or tcp://")
     ask.add_argument("--timeout", type=_seconds, default=5.0, metavar="S", help="(default: 5)")
     ask.set_defaults(run=_run_probe)
 

@@ -20,7 +20,7 @@ from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.responses_service_pb2_grpc import ResponsesServiceStub
 from edge.settings import from_environment
 from inference.settings import read_settings
-from tests.support.antiphon import ROOT, clean_environ
+from tests.support.antiphon import ROOT, antiphon, clean_environ
 from tests.support.edge import edge_process, free_port
 from tests.support.processes import wait_until
 from tests.support.tls import Authority, Pair
@@ -92,6 +92,13 @@ async def test_a_response_goes_by_tls_all_the_way(stack: SecureStack) -> None:
             events = await answer.text()
     assert '"text":"Hello."' in events
     assert events.endswith("data: [DONE]\n\n")
+
+
+def test_health_checks_know_tls(stack: SecureStack) -> None:
+    for url in (f"{stack.https_url}/readyz", f"tcp://{stack.worker_target}"):
+        assert antiphon("probe", url, environ=clean_environ()).returncode == 0
+    for url in (f"grpc://{stack.worker_target}", f"tcp://127.0.0.1:{free_port()}"):
+        assert antiphon("probe", url, environ=clean_environ()).returncode == 1
 
 
 async def test_a_caller_is_who_its_certificate_says(stack: SecureStack) -> None:
