@@ -332,7 +332,12 @@ class ResponseRun:
 
     async def _until(self, is_reached: Callable[[], bool]) -> None:
         """Wait until a state, or an error, is reached, with a worker under the request all the time."""
+        loop = asyncio.get_running_loop()
+        show_life_at = loop.time() + self._heartbeat_interval_s
         while self.error is None and not is_reached():
+            if loop.time() >= show_life_at:
+                self._show_life()
+                show_life_at = loop.time() + self._heartbeat_interval_s
             if self._needs_worker:
                 try:
                     async with asyncio.timeout(None) as self._issuing:
@@ -346,10 +351,10 @@ class ResponseRun:
                 continue
             self._changed.clear()
             try:
-                async with asyncio.timeout(self._heartbeat_interval_s):
+                async with asyncio.timeout_at(show_life_at):
                     await self._changed.wait()
             except TimeoutError:
-                self._show_life()
+                continue
 
     async def _issue(self) -> None:
         """Send the request, with the tokens so far, to a worker; or wait a moment, if those are full that are there.

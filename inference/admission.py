@@ -16,12 +16,13 @@ from antiphon.inference.v1 import inference_pb2 as pb
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.response_pb2 import ServiceTier
 
+_RESUMED_RANK, _DEFAULT_RANK = 0, 2
 _RANKS: dict[ServiceTier.ValueType, int] = {
-    ServiceTier.SERVICE_TIER_PRIORITY: 0,
-    ServiceTier.SERVICE_TIER_UNSPECIFIED: 1,
-    ServiceTier.SERVICE_TIER_AUTO: 1,
-    ServiceTier.SERVICE_TIER_DEFAULT: 1,
-    ServiceTier.SERVICE_TIER_FLEX: 2,
+    ServiceTier.SERVICE_TIER_PRIORITY: 1,
+    ServiceTier.SERVICE_TIER_UNSPECIFIED: _DEFAULT_RANK,
+    ServiceTier.SERVICE_TIER_AUTO: _DEFAULT_RANK,
+    ServiceTier.SERVICE_TIER_DEFAULT: _DEFAULT_RANK,
+    ServiceTier.SERVICE_TIER_FLEX: 3,
 }
 _MIN_RETRY_MS, _MAX_RETRY_MS = 1000, 60_000
 _OWNER_SHARE = 7
@@ -56,7 +57,8 @@ class Admission:
     """At most ``capacity`` generations run, at most ``max_waiting`` more wait or are being prepared.
 
     Priority goes before default, and default before flex. Within a tier owners take turns, one generation each, and
-    those of one owner go in the order of their arrival.
+    those of one owner go in the order of their arrival. What is resumed goes before all others and is never refused for
+    want of room: somebody reads it already, and there is no more of it than its dead worker ran.
 
     Args:
         kv_cache_usage: What the engine says of it.
@@ -72,7 +74,7 @@ class Admission:
         self._running = 0
         self._waiting: Counter[str] = Counter()
         """Places of each owner whose turn has not come."""
-        self._lines: list[OrderedDict[str, list[Place]]] = [OrderedDict() for _ in set(_RANKS.values())]
+        self._lines: list[OrderedDict[str, list[Place]]] = [OrderedDict() for _ in {_RESUMED_RANK, *_RANKS.values()}]
         """By rank, the owners in the order of their turns, and the heap of what each has waiting: never empty."""
         self._arrivals = itertools.count()
         self._mean_run_s = 1.0
@@ -98,8 +100,11 @@ class Admission:
         )
 
     @contextmanager
-    def enter(self, tier: ServiceTier.ValueType, owner: str) -> Iterator[Place]:
+    def enter(self, tier: ServiceTier.ValueType, owner: str, *, is_resumed: bool = False) -> Iterator[Place]:
         """Hold a place for one generation; leaving the context frees it, whatever state it is in.
+
+        Args:
+            is_resumed: It goes on after tokens that another worker generated.
 
         Raises:
             ApiError: OVERLOADED if every place is taken, or the owner's share of them; WORKER_UNAVAILABLE if the worker
@@ -109,14 +114,15 @@ class Admission:
             raise ApiError(ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE, "This worker is shutting down.")
         free = self.capacity + self._max_waiting - self._entered
         queued = self._waiting[owner] - (self.capacity - self._running)  # the others only have to be prepared
-        if free <= 0 or queued >= _OWNER_SHARE * free:
+        if not is_resumed and (free <= 0 or queued >= _OWNER_SHARE * free):
             raise ApiError(
                 ErrorReason.ERROR_REASON_OVERLOADED,
                 "The model is overloaded with requests. Try again later.",
                 retry_after_ms=self._retry_after_ms(),
             )
         # tiers of a newer contract count as default
-        place = Place(self, _RANKS.get(tier, 1), owner, next(self._arrivals))
+        rank = _RESUMED_RANK if is_resumed else _RANKS.get(tier, _DEFAULT_RANK)
+        place = Place(self, rank, owner, next(self._arrivals))
         self._entered += 1
         self._waiting[owner] += 1
         self._empty.clear()

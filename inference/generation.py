@@ -120,11 +120,12 @@ class Generations:
         return ApiError(ErrorReason.ERROR_REASON_ENGINE_FAILED, "The model failed to generate.")
 
     async def _run(self, request: pb.GenerateRequest, report: "_Report") -> AsyncGenerator[GenerationEvent, None]:
-        with self.admission.enter(request.service_tier, request.owner) as place:
+        is_resumed = bool(request.resume_token_ids)
+        with self.admission.enter(request.service_tier, request.owner, is_resumed=is_resumed) as place:
             job = await self._prepare(request)
             output = report.output = self._output(job)
             end = output.resumed()
-            if request.resume_token_ids and not end:
+            if is_resumed and not end:
                 await self._resume(job, output)
             yield pb.Accepted(input_tokens=job.prompt.input_tokens)
             await place.turn()

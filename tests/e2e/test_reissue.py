@@ -65,42 +65,44 @@ async def test_what_fails_before_a_worker_accepts_it_is_not_reissued_for_ever(tm
         assert refused.value.reason == ErrorReason.ERROR_REASON_ENGINE_FAILED
 
 
+@pytest.mark.parametrize("commands", [("wait 800", "say Hello"), ("say Hel", "wait 800", "say lo")])
 async def test_a_response_that_lost_its_worker_waits_for_room_at_a_full_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, commands: tuple[str, ...]
 ) -> None:
+    """Before its first token it is refused there, and asks again; after it, it has a place in front."""
     caplog.set_level(logging.INFO)
-
-    def refusals(run: ResponseRun) -> int:
-        """How often workers had no room for it, as they log it."""
-        return sum(
-            vars(record).get("outcome") == "overloaded" and vars(record)["request_id"] == run.response.id
-            for record in caplog.records
-        )
-
     folders = [tmp_path / name for name in ("small", "wide")]
     for folder in folders:
         folder.mkdir()
     async with (
         in_process_worker(folders[0], parallel=1, max_waiting=0) as small,
         in_process_worker(folders[1]) as wide,
-        asyncio.TaskGroup() as tasks,
         running_pool(small) as pool,
+        running_pool(small, wide) as both,
+        asyncio.TaskGroup() as tasks,
     ):
-        first = new_run(pool, script("say a", "hold"))
-        await first.start()
+        holder = new_run(pool, script("hold"))
+        await holder.start()
         with pytest.raises(ApiError) as refused:  # nobody was told anything
-            await new_run(pool, script("say b")).start()
+            await new_run(pool, script("say Hello")).start()
         assert refused.value.reason == ErrorReason.ERROR_REASON_OVERLOADED
-        async with running_pool(small, wide) as both:
-            run = new_run(both, script("say Hello", "wait 500", "say world"))
-            await run.start()
-            finishing = tasks.create_task(run.finish())
-            await until(lambda: run.events.has_output)
-            assert wide.server.admission.running == 1
-            before = refusals(run)
-            await wide.server.stop()
-            await until(lambda: refusals(run) > before)
-            first.abort()
-            final = await finishing
+        run = new_run(both, script(*commands))
+
+        def refusals() -> int:
+            """How often a worker had no room for it, as it logs it."""
+            ends = [vars(record) for record in caplog.records if vars(record).get("outcome") == "overloaded"]
+            return sum(end["request_id"] == run.response.id for end in ends)
+
+        await run.start()
+        finishing = tasks.create_task(run.finish())
+        await until(lambda: wide.server.admission.running == 1 and run.events.has_output == (len(commands) == 3))
+        before = refusals()
+        await wide.server.stop()
+        if run.events.has_output:
+            await until(lambda: small.server.admission.load.waiting == 1)
+        else:
+            await until(lambda: refusals() > before)
+        holder.abort()
+        final = await finishing
     assert final.status == response_pb2.RESPONSE_STATUS_COMPLETED
-    assert final.output[0].message.content[0].output_text.text == "Helloworld"
+    assert final.output[0].message.content[0].output_text.text == "Hello"

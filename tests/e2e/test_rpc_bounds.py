@@ -126,26 +126,6 @@ async def test_requests_go_to_the_worker_of_their_model(
     assert error.reason == ErrorReason.ERROR_REASON_MODEL_NOT_FOUND
 
 
-async def test_a_background_response_waits_for_room_however_often_it_is_refused(
-    stack: TwoModels, workers: Workers, stub: "ResponsesServiceAsyncStub"
-) -> None:
-    def refusals(request_id: str) -> int:
-        lines = stack.workers[SMALL].log_lines()
-        return sum(line.get("request_id") == request_id and line.get("outcome") == "overloaded" for line in lines)
-
-    holders = [workers[SMALL].Generate(script("hold")) for _ in range(2)]
-    await until_running(workers[SMALL], 1, waiting=1)
-    accepted = await stub.CreateResponse(create("say a", model=SMALL, background=True), timeout=10)
-    response_id = accepted.response.id
-    await until(lambda: refusals(response_id) > BACKGROUND_ATTEMPTS)
-    for holder in holders:
-        holder.cancel()
-    async with asyncio.timeout(30):
-        resumed = stub.ResumeResponse(pb.ResumeResponseRequest(response_id=response_id))
-        events = [answer.event.WhichOneof("event") async for answer in resumed]
-    assert events[-1] == "completed"
-
-
 async def test_a_deadline_ends_the_work_at_the_engine(workers: Workers, stub: "ResponsesServiceAsyncStub") -> None:
     request = params("say a", "hold")
     calls: list[Callable[[], grpc.aio.Call]] = [
@@ -308,3 +288,23 @@ async def test_a_trace_is_in_the_logs_of_edge_and_worker(stack: TwoModels, stub:
     await until(lambda: logged(stack.edge.log, "response ended", "response_id") == expected)
     worker = stack.workers[LARGE]
     await until(lambda: logged(worker.log, "generation ended", "request_id") == expected)
+
+
+async def test_a_background_response_waits_for_room_however_often_it_is_refused(
+    stack: TwoModels, workers: Workers, stub: "ResponsesServiceAsyncStub"
+) -> None:
+    def refusals(request_id: str) -> int:
+        lines = stack.workers[SMALL].log_lines()
+        return sum(line.get("request_id") == request_id and line.get("outcome") == "overloaded" for line in lines)
+
+    holders = [workers[SMALL].Generate(script("hold")) for _ in range(2)]
+    await until_running(workers[SMALL], 1, waiting=1)
+    accepted = await stub.CreateResponse(create("say a", model=SMALL, background=True), timeout=10)
+    response_id = accepted.response.id
+    await until(lambda: refusals(response_id) > BACKGROUND_ATTEMPTS)
+    for holder in holders:
+        holder.cancel()
+    async with asyncio.timeout(30):
+        resumed = stub.ResumeResponse(pb.ResumeResponseRequest(response_id=response_id))
+        events = [answer.event.WhichOneof("event") async for answer in resumed]
+    assert events[-1] == "completed"

@@ -19,9 +19,15 @@ OWNER = "o"
 
 
 async def visit(
-    admission: Admission, tier: ServiceTier.ValueType, name: str, order: list[str], owner: str = OWNER
+    admission: Admission,
+    tier: ServiceTier.ValueType,
+    name: str,
+    order: list[str],
+    owner: str = OWNER,
+    *,
+    is_resumed: bool = False,
 ) -> None:
-    with admission.enter(tier, owner) as place:
+    with admission.enter(tier, owner, is_resumed=is_resumed) as place:
         await place.turn()
         order.append(name)
 
@@ -45,6 +51,21 @@ async def test_priority_goes_before_default_and_default_before_flex_and_equals_i
             assert order == []
             assert (admission.load.running, admission.load.waiting) == (1, 6)
     assert order == ["p1", "p2", "d1", "d2", "f1", "f2"]
+
+
+async def test_what_is_resumed_goes_first_and_is_never_refused_for_want_of_room() -> None:
+    admission = Admission(capacity=1, max_waiting=1)
+    order: list[str] = []
+    async with asyncio.TaskGroup() as tasks:
+        with admission.enter(DEFAULT, OWNER) as first:
+            await first.turn()
+            tasks.create_task(visit(admission, PRIORITY, "p1", order))
+            await settle()
+            with pytest.raises(ApiError):
+                await visit(admission, PRIORITY, "p2", order)
+            tasks.create_task(visit(admission, FLEX, "f1", order, is_resumed=True))
+            await settle()
+    assert order == ["f1", "p1"]
 
 
 async def test_owners_of_one_tier_take_turns_however_much_one_of_them_has_waiting() -> None:
