@@ -322,7 +322,7 @@ class Generations:
         if marks is not None and self._may_think(job):
             is_open = job.prompt.thinking is ThinkingPlace.OPEN
             parser = ThinkingParser(marks, is_open=is_open, new_answer_parser=lambda: self._answer_parser(job))
-            looked_for = (*looked_for, *marks)
+            looked_for = (*looked_for, marks.start, marks.end)
         try:
             return Output(
                 tokenizer=tokenizer,

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from antiphon.errors import ApiError
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.response_pb2 import ReasoningConfig, ReasoningEffort
+from inference.parsing.harmony import CHANNEL, ENDS, MESSAGE, START
 from inference.parsing.thinking import ThinkingMarks
 from inference.traced import TracedStr
 
@@ -18,7 +19,7 @@ _KNOWN_MARKS: Final = (
     ThinkingMarks("[THINK]", "[/THINK]"),  # Magistral
     ThinkingMarks("<seed:think>", "</seed:think>"),  # Seed-OSS
     ThinkingMarks("◁think▷", "◁/think▷"),  # Kimi-VL
-    ThinkingMarks("<|channel|>analysis<|message|>", "<|end|>"),  # gpt-oss
+    ThinkingMarks(f"{CHANNEL}analysis{MESSAGE}", ENDS[0], (START, CHANNEL, *ENDS[1:])),  # gpt-oss
 )
 _HARMONY_END: Final = "<|end|>"
 """The end of any message, in other models' templates too."""

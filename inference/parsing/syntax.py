@@ -1,13 +1,16 @@
 """How a family writes calls whose arguments are a JSON object, as data, and how the beginning of one is recognized."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from inference.parsing.marks import Marks, beginning
+
 NAME: Final = "[a-zA-Z0-9_-]+"
 _ATOM = re.compile(r"\s+|[{}\[\]:,]|[^\s{}\[\]:,]+")
+_SPACE = r"\s*"
 
 
 @dataclass(frozen=True)
@@ -26,37 +29,45 @@ class CallSyntax:
     section_end: str = ""
     separator: str = ""
     mark: str = ""
-    """How ``section_start + call_start`` begins: what tells calls from text. Empty: only that the output begins so."""
+    """How ``call_start``, or before it ``section_start``, begins: what tells calls from text. Empty: only that the
+    output begins so."""
     next_mark: str = ""
-    """How ``separator + call_start`` begins, if ``mark`` does not come again."""
-    end_mark: str = ""
-    """How ``call_end`` ends, if that cannot be JSON: what is no call ends there too."""
+    """How ``separator`` begins, if ``mark`` does not come again."""
+    tokens: tuple[str, ...] = ()
+    """Further texts that are markup wherever they are."""
     other_starts: tuple[str, ...] = ()
     """What some models write for ``call_start``."""
     id_mark: str = ""
     """After this some models write an id, between the name and ``name_end``."""
 
     @cached_property
+    def marks(self) -> Marks:
+        """All that no text has."""
+        return Marks(*filter(None, (self.mark, *self.tokens)))
+
+    @cached_property
     def first_head(self) -> "Head":
         """From the mark to the arguments of a section's first call."""
-        return self._head(self.section_start)
+        is_lead = bool(self.mark) and self.section_start.startswith(self.mark)
+        return self._head(self.section_start if is_lead else "", self.mark)
 
     @cached_property
     def next_head(self) -> "Head":
         """From the next mark to the arguments of a section's further calls."""
-        return self._head(self.separator)
+        return self._head(self.separator, self.next_mark)
 
-    def _head(self, lead: str) -> "Head":
+    def _head(self, lead: str, mark: str) -> "Head":
         ends = [list(_atoms(self.name_end))]
         if self.id_mark:
             ends.append([*_atoms(self.id_mark), NAME, *_atoms(self.name_end)])
-        starts = [list(_atoms(lead + start)) for start in (self.call_start, *self.other_starts)]
+        starts = [list(_atoms((lead + start).removeprefix(mark))) for start in (self.call_start, *self.other_starts)]
         return Head([(start, end) for start in starts for end in ends])
 
     @cached_property
     def closers(self) -> tuple[str, ...]:
         """What may follow arguments, in this order, each perhaps forgotten."""
-        return tuple(filter(None, (*self.call_end.removesuffix(self.end_mark).split(), self.end_mark)))
+        end = next(filter(self.call_end.endswith, self.tokens), "")
+        return tuple(filter(None, (*self.call_end.removesuffix(end).split(), end)))
 
     @property
     def is_object(self) -> bool:
@@ -72,22 +83,18 @@ class Head:
     """
 
     def __init__(self, ways: Sequence[tuple[Sequence[str], Sequence[str]]]) -> None:
-        self._whole = [
-            re.compile("".join(before) + f"({NAME})" + "".join(after) + r"\s*(?=\{)") for before, after in ways
-        ]
-        self._beginnings = [_beginning([*before, NAME, *after, r"\s*"]) for before, after in ways]
+        steps = [_without_repeats([*before, f"({NAME})", *after, _SPACE]) for before, after in ways]
+        self._whole = [re.compile("".join(way) + r"(?=\{)") for way in steps]
+        self._begun = [re.compile(beginning(way)) for way in steps]
 
     def match(self, text: str) -> re.Match[str] | None:
         """From the beginning of ``text`` up to the arguments; group 1 is the name."""
         return next((match for way in self._whole if (match := way.match(text))), None)
 
-    def may_begin(self, text: str) -> bool:
-        """Whether more text may make ``text`` match."""
-        return any(way.fullmatch(text) for way in self._beginnings)
-
-
-def _beginning(steps: Sequence[str]) -> re.Pattern[str]:
-    return re.compile("".join(f"(?:{step}" for step in steps) + ")?" * len(steps))
+    def may_begin(self, text: str, names: Collection[str] | None = None) -> bool:
+        """Whether more text may make ``text`` match, with one of ``names`` if any are given."""
+        begun = (match for way in self._begun if (match := way.fullmatch(text)))
+        return any(names is None or any(name.startswith(match[1] or "") for name in names) for match in begun)
 
 
 def _atoms(text: str) -> Iterator[str]:
@@ -95,8 +102,13 @@ def _atoms(text: str) -> Iterator[str]:
     for match in _ATOM.finditer(text):
         atom = match[0]
         if atom.isspace():
-            yield r"\s*"
+            yield _SPACE
         elif atom in "{}[]:,":
-            yield from (r"\s*", re.escape(atom), r"\s*")
+            yield from (_SPACE, re.escape(atom), _SPACE)
         else:
             yield from map(re.escape, atom)
+
+
+def _without_repeats(steps: Sequence[str]) -> list[str]:
+    """``steps`` with white space once where it may be several times: else much of it would be tried in every way."""
+    return [step for step, before in zip(steps, [None, *steps], strict=False) if not step == before == _SPACE]

@@ -16,6 +16,7 @@ from inference.tools.marked import MarkedFormat
 
 _SECTION, _SECTION_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _CALL, _CALL_END, _SEPARATOR = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
+_TOKENS = (_SECTION, _SECTION_END, _CALL_END, _SEPARATOR)
 _LURES = ("<｜tool",)
 
 DEEPSEEK_V3 = MarkedFormat(
@@ -27,9 +28,8 @@ DEEPSEEK_V3 = MarkedFormat(
         call_end=f"\n```{_CALL_END}",
         separator="\n",
         section_end=_SECTION_END,
-        mark=_SECTION,
-        next_mark=_CALL,
-        end_mark=_CALL_END,
+        mark=_CALL,
+        tokens=_TOKENS,
     ),
     lures=_LURES,
 )
@@ -41,9 +41,8 @@ DEEPSEEK_V31 = MarkedFormat(
         name_end=_SEPARATOR,
         call_end=_CALL_END,
         section_end=_SECTION_END,
-        mark=_SECTION,
-        next_mark=_CALL,
-        end_mark=_CALL_END,
+        mark=_CALL,
+        tokens=_TOKENS,
     ),
     lures=_LURES,
 )

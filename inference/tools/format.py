@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-from inference.grammar import Grammar
+from inference.grammar import Grammar, alternatives
 from inference.parsing.base import OutputParser
 
 
@@ -78,3 +78,19 @@ class ToolFormat(ABC):
     def add_any_arguments(self, grammar: Grammar) -> str:
         """The rule of all arguments there may be."""
         return grammar.json_object()
+
+
+def add_sequence(
+    grammar: Grammar, calls: Mapping[str, str], separator: str, *, first: str | None, most: int | None
+) -> str:
+    """The body of one call or more.
+
+    Args:
+        calls: The rule of a call of each function.
+        separator: The body of what is between two; may be empty.
+        first: As ``ToolFormat.add_calls`` takes it; so ``most``.
+    """
+    call = grammar.add_rule("call", alternatives(calls.values()))
+    following = grammar.add_rule("following-call", f"{separator} {call}".strip())
+    more = "" if most == 1 else grammar.repeat(following, 0, None if most is None else most - 1)
+    return f"{call if first is None else calls[first]} {more}".rstrip()

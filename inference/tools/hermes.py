@@ -18,7 +18,7 @@ HERMES = MarkedFormat(
         call_end="}\n</tool_call>",
         separator="\n",
         mark="<tool_call>",
-        end_mark="</tool_call>",
+        tokens=("</tool_call>",),
     ),
     lures=("<tool_", "</tool_"),
 )

@@ -22,6 +22,7 @@ LLAMA_JSON = MarkedFormat(
         call_end="}",
         separator="; ",
         next_mark=";",
+        tokens=(_TAG,),
         other_starts=(_TAG + _START, _TYPED, _TAG + _TYPED),
     ),
 )

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from inference.grammar import Grammar, alternatives, literal
+from inference.grammar import Grammar, literal
 from inference.parsing.base import OutputParser
 from inference.parsing.calls import CallParser
 from inference.parsing.syntax import CallSyntax
-from inference.tools.format import ToolFormat
+from inference.tools.format import ToolFormat, add_sequence
 from inference.tools.text import add_text_without, other_than
 
 _SPACE = re.compile(r"(\s+)")
@@ -40,8 +40,8 @@ class MarkedFormat(ToolFormat):
 
     def is_spoken_in(self, rendered: str, name: str) -> bool:
         """Templates write an object of arguments, or its text in quotes."""
-        starts = [match.start() for match in re.finditer(re.escape(self._syntax.mark or "{"), rendered)]
-        heads = (self._syntax.first_head.match(rendered[start:]) for start in starts)
+        starts = re.finditer(re.escape(self._syntax.mark) or r"(?=\{)", rendered)
+        heads = (self._syntax.first_head.match(rendered[start.end() :]) for start in starts)
         return any(head is not None and head[1] == name for head in heads)
 
     def add_text(self, grammar: Grammar, *, is_all: bool) -> str:
@@ -55,11 +55,8 @@ class MarkedFormat(ToolFormat):
     def add_calls(self, grammar: Grammar, arguments: Mapping[str, str], *, first: str | None, most: int | None) -> str:
         syntax = self._syntax
         calls = {name: grammar.add_rule(f"call-{name}", _call(syntax, name, rule)) for name, rule in arguments.items()}
-        call = grammar.add_rule("call", alternatives(calls.values()))
-        head = call if first is None else calls[first]
-        following = grammar.add_rule("following-call", f"{_spaced(syntax.separator)} {call}".strip())
-        more = "" if most == 1 else grammar.repeat(following, 0, None if most is None else most - 1)
-        pieces = (_spaced(syntax.section_start), head, more, _spaced(syntax.section_end))
+        sequence = add_sequence(grammar, calls, _spaced(syntax.separator), first=first, most=most)
+        pieces = (_spaced(syntax.section_start), sequence, _spaced(syntax.section_end))
         return grammar.add_rule("calls", " ".join(filter(None, pieces)))
 
 

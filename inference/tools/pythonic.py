@@ -8,179 +8,119 @@ Values are Python's literals; where we decide, they are spelled as in JSON. Noth
 neither JSON nor a literal is text.
 """
 
-import enum
-import json
 import re
+import string
 from collections.abc import Mapping
 
-from antiphon.inference.v1.inference_pb2 import PART_KIND_FUNCTION_CALL, PART_KIND_TEXT
-from inference.grammar import Grammar, alternatives, literal
+from inference.grammar import Grammar, literal
 from inference.grammar.keywords import refusal
-from inference.parsing.base import OutputParser, ParserEvent, PartEnded, PartStarted, TextDelta
-from inference.tools.format import ToolFormat
-from inference.tools.parameters import ANY_TYPE, add_fields, argument_json, parameter_types, read_parameters
+from inference.parsing.base import OutputParser
+from inference.parsing.marks import Marks
+from inference.tools.fieldwise import FieldwiseFormat, FieldwiseParser
+from inference.tools.format import add_sequence
+from inference.tools.parameters import Parameter, argument_json
 from inference.tools.text import other_than
 
-_TAGS = ("<|python_start|>", "<|python_tag|>")
-_HEAD = re.compile(r"\s*\[\s*([a-zA-Z_][a-zA-Z0-9_-]*)\(")
-_NEXT = re.compile(r"\s*,\s*([a-zA-Z_][a-zA-Z0-9_-]*)\(")
-_KEYWORD = re.compile(r"\s*,?\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*")
-_STRUCTURE = re.compile(r"""["'\\()\[\]{},]""")
+_TOKENS = ("<|python_start|>", "<|python_tag|>", "<|python_end|>")
+_MARKS = Marks(*_TOKENS)
+_NAME = "[a-zA-Z_][a-zA-Z0-9_-]*"
+_HEAD = re.compile(rf"\[\s*({_NAME})\(")
+_HEAD_BEGUN = re.compile(rf"(?:\[\s*({_NAME})?)?")
+_NEXT = re.compile(rf",\s*({_NAME})\(")
+_NEXT_BEGUN = re.compile(rf"(?:,\s*({_NAME})?)?")
 _IDENTIFIER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_KEYWORD = re.compile(rf"({_IDENTIFIER.pattern})\s*=\s*")
+_KEYWORD_BEGUN = re.compile(rf"(?:{_IDENTIFIER.pattern}\s*(?:=\s*)?)?")
+_GAP = string.whitespace + ","
+_STRUCTURE = re.compile(r"""["'\\()\[\]{},]""")
 
 
-class _State(enum.Enum):
-    START = enum.auto()
-    """Before anything that tells calls from text."""
-    TEXT = enum.auto()
-    """In text, to the end of the output."""
-    KEYWORD = enum.auto()
-    """In a call, before an argument's name."""
-    VALUE = enum.auto()
-    """In an argument's value."""
-    NEXT = enum.auto()
-    """After a call."""
-    DONE = enum.auto()
-    """After the list: nothing can follow."""
-
-
-class PythonicParser:
+class PythonicParser(FieldwiseParser):
     """An output that begins with a call of a known function in brackets is calls; all else is text.
 
-    Arguments come one by one, each when it is whole.
+    Arguments come one by one, each when it is whole. What cannot be read within the list is lost.
     """
 
-    def __init__(self, functions: Mapping[str, str]) -> None:
-        self._functions = functions
-        self._state = _State.START
-        self._held = ""
-        self._in_text = False
-        self._types: Mapping[str, frozenset[str]] = {}
+    def __init__(self, functions: Mapping[str, str], *, may_mix: bool) -> None:
+        super().__init__(self._in_head, functions, mark="", marks=_MARKS, may_mix=may_mix)
         self._name = ""
-        self._has_argument = False
 
-    def feed(self, text: str) -> list[ParserEvent]:
-        """As OutputParser says."""
-        events: list[ParserEvent] = []
-        self._held += text
-        while self._step(events):
-            pass
-        return events
+    def _settle(self, held: str) -> None:
+        if self._step in (self._in_text, self._in_answer) or (self._step == self._in_head and not held.strip()):
+            self._say(held)
 
-    def finish(self) -> list[ParserEvent]:
-        """As OutputParser says."""
-        held, self._held = self._held, ""
-        events: list[ParserEvent] = []
-        match self._state:
-            case _State.START if not self._may_begin(held) or not held.strip():
-                self._say(held, events)
-            case _State.KEYWORD | _State.VALUE:
-                events.append(PartEnded())
-            case _:
-                pass
-        if self._in_text:
-            events.append(PartEnded())
-        return events
-
-    def _step(self, events: list[ParserEvent]) -> bool:
-        """Settle what can be settled in the present state; whether another state has to look at the rest."""
-        match self._state:
-            case _State.START:
-                return self._start(events)
-            case _State.TEXT:
-                held, self._held = self._held, ""
-                self._say(held, events)
-                return False
-            case _State.KEYWORD:
-                return self._keyword(events)
-            case _State.VALUE:
-                return self._value(events)
-            case _State.NEXT:
-                return self._next(events)
-            case _State.DONE:
-                self._held = ""
-                return False
-
-    def _start(self, events: list[ParserEvent]) -> bool:
-        held = _untagged(self._held)
-        head = _HEAD.match(held)
-        if head is not None and head[1] in self._functions:
-            self._begin(head, held, events)
-            return True
-        if head is None and self._may_begin(self._held):
+    def _in_head(self) -> bool:
+        held = self._held.lstrip()
+        head, tag = _HEAD.match(held), _MARKS.at(held, 0)
+        begun = _HEAD_BEGUN.fullmatch(held)
+        if head and head[1] in self._functions:
+            self._held = held[head.end() :]
+            self._begin_call(head[1])
+            self._step = self._in_arguments
+        elif tag:
+            self._held = held.removeprefix(tag)
+        elif tag is not None or (begun and any(name.startswith(begun[1] or "") for name in self._functions)):
             return False
-        self._state = _State.TEXT
+        else:
+            self._step = self._in_text
         return True
 
-    def _may_begin(self, text: str) -> bool:
-        """Whether ``text``, the whole output so far, may go on to be a call."""
-        held = _untagged(text)
-        if any(tag.startswith(held.strip()) for tag in _TAGS):
-            return True
-        head = re.fullmatch(r"\s*\[\s*([a-zA-Z_][a-zA-Z0-9_-]*)?\(?", held)
-        return head is not None and any(name.startswith(head[1] or "") for name in self._functions)
-
-    def _begin(self, head: re.Match[str], held: str, events: list[ParserEvent]) -> None:
-        self._held = held[head.end() :]
-        self._types = parameter_types(self._functions.get(head[1], ""))
-        self._has_argument = False
-        self._state = _State.KEYWORD
-        events += (PartStarted(PART_KIND_FUNCTION_CALL, head[1]), TextDelta("{"))
-
-    def _keyword(self, events: list[ParserEvent]) -> bool:
-        rest = self._held.lstrip(" \n\t,")
+    def _in_arguments(self) -> bool:
+        """In a call, before an argument's name."""
+        rest = self._held.lstrip(_GAP)
+        keyword = _KEYWORD.match(rest)
         if rest.startswith(")"):
             self._held = rest[1:]
-            events += (TextDelta("}"), PartEnded())
-            self._state = _State.NEXT
-            return True
-        keyword = _KEYWORD.match(self._held)
-        if keyword is None or keyword.end() == len(self._held):  # white space may follow
-            if not rest or re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*\s*(=\s*)?", rest):
-                return False
-            self._held = ""  # no keyword argument: the rest is beyond reading
-            events.append(PartEnded())
-            self._state = _State.DONE
+            self._end_call()
+            self._step = self._in_list
+        elif keyword and keyword.end() < len(rest):  # else white space may follow
+            self._held = rest[keyword.end() :]
+            self._name = keyword[1]
+            self._step = self._in_value
+        elif _KEYWORD_BEGUN.fullmatch(rest):
             return False
-        self._held = self._held[keyword.end() :]
-        self._name = keyword[1]
-        self._state = _State.VALUE
+        else:
+            self._end()
+            self._step = self._in_rest
         return True
 
-    def _value(self, events: list[ParserEvent]) -> bool:
+    def _in_value(self) -> bool:
+        """In an argument's value."""
         end = _value_end(self._held)
         if end is None:
             return False
-        value, self._held = self._held[:end], self._held[end:]
-        separator = ", " if self._has_argument else ""
-        self._has_argument = True
-        written = argument_json(value, self._types.get(self._name, ANY_TYPE))
-        events.append(TextDelta(f"{separator}{json.dumps(self._name)}: {written}"))
-        self._state = _State.KEYWORD
+        self._name_argument(self._name)
+        self._tell(argument_json(self._held[:end], self._types))
+        self._held = self._held[end:]
+        self._step = self._in_arguments
         return True
 
-    def _next(self, events: list[ParserEvent]) -> bool:
-        if head := _NEXT.match(self._held):
-            self._begin(head, self._held, events)
-            return True
-        if re.fullmatch(r"\s*(,\s*([a-zA-Z_][a-zA-Z0-9_-]*)?)?", self._held):
+    def _in_list(self) -> bool:
+        """After a call."""
+        rest = self._held.lstrip()
+        if head := _NEXT.match(rest):
+            self._held = rest[head.end() :]
+            self._begin_call(head[1])
+            self._step = self._in_arguments
+        elif rest.startswith("]"):
+            self._held = rest[1:]
+            self._step = self._in_tail
+        elif _NEXT_BEGUN.fullmatch(rest):
             return False
-        self._state = _State.DONE
+        else:
+            self._step = self._in_rest
         return True
 
-    def _say(self, text: str, events: list[ParserEvent]) -> None:
-        if text and not self._in_text:
-            self._in_text = True
-            events.append(PartStarted(PART_KIND_TEXT))
-        if text:
-            events.append(TextDelta(text))
+    def _in_tail(self) -> bool:
+        self._held = self._held.lstrip()
+        if self._held:
+            self._step = self._in_text
+        return bool(self._held)
 
-
-def _untagged(text: str) -> str:
-    text = text.lstrip()
-    for tag in _TAGS:
-        text = text.removeprefix(tag)
-    return text
+    def _in_rest(self) -> bool:
+        """After what cannot be read."""
+        self._held = ""
+        return False
 
 
 def _value_end(text: str) -> int | None:
@@ -206,15 +146,16 @@ def _value_end(text: str) -> int | None:
     return None
 
 
-class PythonicFormat(ToolFormat):
+class PythonicFormat(FieldwiseFormat):
     """``ToolFormat`` of calls in Python."""
 
     name = "pythonic"
-    marks = (*_TAGS, "<|python_end|>")
+    marks = _TOKENS
     mixes = False
+    separator = ", "
 
     def new_parser(self, *, may_mix: bool, functions: Mapping[str, str]) -> OutputParser:
-        return PythonicParser(functions)
+        return PythonicParser(functions, may_mix=may_mix)
 
     def call_head(self, name: str) -> str:
         return f"[{name}"
@@ -234,28 +175,18 @@ class PythonicFormat(ToolFormat):
             name: grammar.add_rule(f"call-{name}", f"{literal(f'{name}(')} {rule} {literal(')')}")
             for name, rule in arguments.items()
         }
-        call = grammar.add_rule("call", alternatives(calls.values()))
-        following = grammar.add_rule("following-call", f"{literal(', ')} {call}")
-        more = "" if most == 1 else grammar.repeat(following, 0, None if most is None else most - 1)
-        head = call if first is None else calls[first]
-        return grammar.add_rule("calls", " ".join(filter(None, (literal("["), head, more, literal("]")))))
+        sequence = add_sequence(grammar, calls, literal(", "), first=first, most=most)
+        return grammar.add_rule("calls", f"{literal('[')} {sequence} {literal(']')}")
 
-    def add_arguments(self, grammar: Grammar, schema: object, *, param: str) -> str:
-        parameters = read_parameters(schema, param=param)
-        if not parameters and isinstance(schema, dict) and schema.get("additionalProperties") is not False:
-            return self.add_any_arguments(grammar)
-        fields: list[tuple[str, bool]] = []
-        for parameter in parameters:
-            if not _IDENTIFIER.fullmatch(parameter.name):
-                raise refusal("its name cannot be that of an argument in this model's format of calls", parameter.param)
-            value = grammar.add_schema(parameter.schema, param=parameter.param)
-            fields.append((f"{literal(f'{parameter.name}=')} {value}", parameter.is_required))
-        return add_fields(grammar, fields, ", ")
+    def add_field(self, grammar: Grammar, parameter: Parameter) -> str:
+        if not _IDENTIFIER.fullmatch(parameter.name):
+            raise refusal("its name cannot be that of an argument in this model's format of calls", parameter.param)
+        return f"{literal(f'{parameter.name}=')} {grammar.add_schema(parameter.schema, param=parameter.param)}"
 
     def add_any_arguments(self, grammar: Grammar) -> str:
         """Of any name."""
         field = grammar.add_rule("any-argument", f'[a-zA-Z_] [a-zA-Z0-9_]* "=" {grammar.json_value()}')
-        return grammar.add_rule("any-arguments", f"({field} ({literal(', ')} {field})*)?")
+        return grammar.add_rule("any-arguments", f"({field} ({literal(self.separator)} {field})*)?")
 
 
 PYTHONIC = PythonicFormat()

@@ -27,7 +27,7 @@ class Stream:
     tokens: Sequence[str]
     parts: Parts
     is_cut: bool
-    """By the token limit: its last call may be no JSON yet."""
+    """By the token limit, or by a model that leaves arguments unfinished: those of calls need not be JSON."""
     format: ToolFormat
     functions: Mapping[str, str]
     control_tokens: Sequence[str]
@@ -42,11 +42,11 @@ class Stream:
     def id(self) -> str:
         return f"{self.family}: {self.name}"
 
-    def new_parser(self) -> OutputParser:
+    def new_parser(self, *, may_mix: bool = True) -> OutputParser:
         """As a worker makes it."""
 
         def answer() -> OutputParser:
-            return self.format.new_parser(may_mix=True, functions=self.functions)
+            return self.format.new_parser(may_mix=may_mix, functions=self.functions)
 
         if self.marks is None:
             return answer()

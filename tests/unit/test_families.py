@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jsonschema
 import pytest
@@ -16,6 +16,7 @@ from inference.constraint import constraint
 from inference.engines.base import EngineStop, Step
 from inference.output import Delta, Output
 from inference.params import TokenLimit
+from inference.parsing.base import OutputParser, ParserEvent, TextDelta
 from inference.settings import read_settings
 from inference.tools.format import ToolFormat
 from inference.tools.native import FORMATS
@@ -65,8 +66,8 @@ def test_every_format_has_a_corpus() -> None:
 def test_an_output_is_read_token_by_token(stream: Stream) -> None:
     found = parts_of(stream.new_parser(), stream.tokens)
     assert same(found, stream.parts), found
-    for kind, _, text in found[: -1 if stream.is_cut else None]:
-        if kind == CALL:
+    for kind, _, text in found:
+        if kind == CALL and not stream.is_cut:
             assert isinstance(json.loads(text), dict)
 
 
@@ -96,6 +97,69 @@ def test_any_portions_of_any_mixture_of_outputs_make_the_same_parts(data: st.Dat
     whole = parts_of(stream.new_parser(), [text])
     assert parts_of(stream.new_parser(), [text[start:end] for start, end in itertools.pairwise(cuts)]) == whole
     assert parts_of(stream.new_parser(), text) == whole
+
+
+@st.composite
+def mutilated(draw: st.DrawFn) -> tuple[Stream, list[str]]:
+    """The tokens of an output, of which some are missing, doubled, changed for others, or cut off."""
+    stream = draw(st.sampled_from(STREAMS))
+    tokens = list(stream.tokens)
+    strays = [*stream.control_tokens, "<think>", "</think>", "{", "[", '"', "\\", " ", "\r", "\x0b", "\u2028", "é"]
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, len(tokens)))
+        match draw(st.sampled_from(["without", "twice", "instead", "between", "cut"])):
+            case "without":
+                del tokens[place : place + 1]
+            case "twice":
+                tokens[place:place] = tokens[place : place + 1]
+            case "instead":
+                tokens[place : place + 1] = [draw(st.sampled_from(strays))]
+            case "between":
+                tokens.insert(place, draw(st.sampled_from(strays)))
+            case _:
+                del tokens[max(place, 1) :]
+    return stream, tokens
+
+
+def told(parser: OutputParser, portions: Iterable[str]) -> list[ParserEvent]:
+    """The events before the output ends, deltas joined."""
+    events: list[ParserEvent] = []
+    for event in (event for portion in portions for event in parser.feed(portion)):
+        match event, events[-1:]:
+            case TextDelta(), [TextDelta(text)]:
+                events[-1] = TextDelta(text + event.text)
+            case _:
+                events.append(event)
+    return events
+
+
+@settings(max_examples=250, deadline=None)
+@given(output=mutilated(), places=st.lists(st.integers(0, 10_000), max_size=8), may_mix=st.booleans())
+def test_outputs_gone_wrong_are_read_the_same_however_they_arrive(
+    output: tuple[Stream, list[str]], places: list[int], may_mix: bool
+) -> None:
+    """So is what is told of any beginning: what waits depends on the text alone."""
+    stream, tokens = output
+    text = "".join(tokens)
+    cuts = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
+    portions = [text[start:end] for start, end in itertools.pairwise(cuts)]
+    whole = parts_of(stream.new_parser(may_mix=may_mix), [text])
+    for arrival in (portions, tokens, text):
+        assert parts_of(stream.new_parser(may_mix=may_mix), arrival) == whole
+        assert told(stream.new_parser(may_mix=may_mix), arrival) == told(stream.new_parser(may_mix=may_mix), [text])
+
+
+SPOKEN = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<think>", "</think>")
+"""Tokens that stand for themselves in an answer: [ARGS] could be of a manual; thoughts come only once."""
+
+
+@settings(max_examples=300, deadline=None)
+@given(output=mutilated())
+def test_no_answer_has_markup_in_it(output: tuple[Stream, list[str]]) -> None:
+    stream, tokens = output
+    for kind, _, text in parts_of(stream.new_parser(), tokens):
+        for token in stream.control_tokens:
+            assert kind != TEXT or token in SPOKEN or token not in text
 
 
 @each_stream

@@ -36,7 +36,7 @@ def written(name: str, arguments: str) -> str:
 CASES: list[tuple[str, Parts]] = [
     ("", []),
     ("Hello.", [(TEXT, "", "Hello.")]),
-    ("\n Hello <tool> </tool_call> <tool_call\n", [(TEXT, "", "\n Hello <tool> </tool_call> <tool_call\n")]),
+    ("\n Hello <tool> </tool_call> <tool_call\n", [(TEXT, "", "\n Hello <tool> <tool_call\n")]),
     (written("f", "{}"), [(CALL, "f", "{}")]),
     ("\n" + written("f", TRICKY) + "\n", [(CALL, "f", TRICKY)]),
     ("Look.\n\n" + written("f", "{}"), [(TEXT, "", "Look."), (CALL, "f", "{}")]),
