@@ -96,6 +96,12 @@ class _Job:
         """All of it is there, and is being written."""
         return self.run is not None and self.run.events.is_ended
 
+    @property
+    def is_patient(self) -> bool:
+        """It waits for room at the workers, however long that takes: in the background, or as a part of it was seen."""
+        has_output = self.run is not None and self.run.events.has_output
+        return has_output or self.held.record.response.params.background
+
     def cancel(self) -> None:
         """End its response as cancelled."""
         self.is_cancelled = True
@@ -280,26 +286,23 @@ class JobRunner:
             run.abort()
         if hindrance is None:
             _log_end(run, held.lease)
-        elif hindrance.reason == ErrorReason.ERROR_REASON_OVERLOADED:
+            return
+        is_full = hindrance.reason == ErrorReason.ERROR_REASON_OVERLOADED
+        if is_full:
             self._full_until = asyncio.get_running_loop().time() + _FULL_PAUSE_S
-            await self._queue.retry_later(held.lease, is_attempt=False)
-        else:
-            await self._queue.retry_later(held.lease)
+        await self._queue.retry_later(held.lease, is_attempt=not (is_full and job.is_patient))
 
     async def _finish(self, job: _Job, run: LoggedRun) -> ApiError | None:
-        """Run to the end; or return why that could not begin, if a later try may do better.
-
-        What was accepted waits for room as long as there is none; for a worker, only for so many attempts.
-        """
+        """Run to the end; or return why that could not begin, if a later try may do better."""
         try:
             await run.start()
         except ApiError as error:
             is_last = job.lease.attempts >= self._settings.background_attempts
-            is_away = error.reason == ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE
-            if error.reason == ErrorReason.ERROR_REASON_OVERLOADED:
-                return error
-            if is_away and not is_last and not run.events.has_output:
-                return error
+            match error.reason:
+                case ErrorReason.ERROR_REASON_OVERLOADED if job.is_patient or not is_last:
+                    return error
+                case ErrorReason.ERROR_REASON_WORKER_UNAVAILABLE if not (is_last or run.events.has_output):
+                    return error
         await run.finish()
         return None
 
