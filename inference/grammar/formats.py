@@ -6,8 +6,8 @@ are of the web.
 
 from collections.abc import Mapping
 
+from inference.grammar.automaton import Automaton
 from inference.grammar.pattern import compiled_pattern
-from inference.grammar.regular import Automaton
 
 _YEAR = "(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
 _LEAP_YEAR = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"

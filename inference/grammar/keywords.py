@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from antiphon.errors import ApiError
 from antiphon.responses.v1.error_pb2 import ErrorReason
+from inference.grammar.automaton import Automaton, TooComplexError
 from inference.grammar.numbers import MAX_DIGITS
 from inference.grammar.pattern import PatternError, compiled_pattern
-from inference.grammar.regular import Automaton, TooComplexError
 
 TYPES: Mapping[str, frozenset[str]] = {
     "null": frozenset({"null"}),

@@ -4,18 +4,8 @@ import math
 from dataclasses import dataclass
 from decimal import Decimal
 
-from inference.grammar.regular import (
-    EMPTY,
-    NOTHING,
-    Automaton,
-    Choice,
-    Expression,
-    Repeated,
-    Sequenced,
-    compiled,
-    one_of,
-    text,
-)
+from inference.grammar.automaton import NOTHING, Automaton
+from inference.grammar.regular import EMPTY, Choice, Expression, Repeated, Sequenced, compiled, one_of, text
 
 INTEGER_DIGITS = 18
 """Of integers without a limit of their own: they fit into 64 bits."""

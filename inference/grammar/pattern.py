@@ -7,23 +7,18 @@ lookaround elsewhere than at the start, flags), is refused.
 import re
 from functools import lru_cache
 
+from inference.grammar.automaton import ANY, Automaton, Ranges, common, complement, union
 from inference.grammar.regular import (
-    ANY,
     ANYTHING,
-    Automaton,
     Chars,
     Choice,
     End,
     Expression,
-    Ranges,
     Repeated,
     Sequenced,
     Start,
-    common,
     compiled,
-    complement,
     searched,
-    union,
 )
 
 _MAX_DEPTH = 50

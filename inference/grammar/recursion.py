@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterator
 
-from inference.grammar.normal import Arrays, Branch, Document, Node, Objects, Values, first_elements
+from inference.grammar.branches import Arrays, Branch, Node, Objects, Values, first_elements
+from inference.grammar.normal import Document
 
 MAX_LEVELS = 10
 """How many times a value may be inside a value of the same schema: as deep as OpenAI lets schemas be nested."""

@@ -4,34 +4,13 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, assert_never
 
+from inference.grammar.automaton import ANY, Automaton, Ranges, common, complement, of_length, of_texts, union
 from inference.grammar.bodies import MAX_REPEAT, alternatives, char_class, literal, repeated
+from inference.grammar.branches import Arrays, Branch, Node, Numbers, Objects, Strings, Values
 from inference.grammar.keywords import refusal
-from inference.grammar.normal import (
-    Arrays,
-    Branch,
-    Document,
-    Node,
-    Numbers,
-    Objects,
-    Strings,
-    Values,
-    complexity_at,
-)
+from inference.grammar.normal import Document, complexity_at
 from inference.grammar.recursion import MAX_LEVELS, Recursion
-from inference.grammar.regular import (
-    ANY,
-    ANYTHING,
-    Automaton,
-    Chars,
-    Ranges,
-    Repeated,
-    common,
-    compiled,
-    complement,
-    of_length,
-    of_texts,
-    union,
-)
+from inference.grammar.regular import ANYTHING, Chars, Repeated, compiled
 
 if TYPE_CHECKING:
     from inference.grammar.gbnf import Grammar

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inference.grammar.automaton import TooComplexError
 from inference.grammar.pattern import PatternError, compiled_pattern
-from inference.grammar.regular import TooComplexError
 
 ALPHABET = 'ab0 -\\"é\t'
 
