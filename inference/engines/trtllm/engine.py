@@ -19,12 +19,13 @@ from inference.engines.base import (
     Step,
 )
 from inference.engines.trtllm import surface
+from inference.engines.trtllm.loading import check_package, load_folder, load_image_prompts
 from inference.engines.trtllm.options import Options
 from inference.engines.trtllm.processes import ProcessWatch
 from inference.engines.trtllm.steps import Result, StepReader
-from inference.engines.trtllm.vision import ImagePrompts, find_placeholder, salt, trial_prompt
+from inference.engines.trtllm.vision import ImagePrompts, salt, trial_prompt
 from inference.engines.trtllm.watchdog import Watchdog
-from inference.huggingface import HuggingFaceTokenizer, ModelFolder, ModelFolderError, load_model_folder
+from inference.huggingface import HuggingFaceTokenizer, ModelFolder
 
 if TYPE_CHECKING:
     from inference.engines.trtllm.library import Inputs, Library
@@ -123,9 +124,11 @@ class TrtllmEngine:
     async def start(self) -> None:
         """As ``Engine.start``. Belongs on the main thread, before gRPC; the event loop stands still meanwhile."""
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(_check_surface)
-        self._model = await asyncio.to_thread(self._load_folder)
-        self._image_prompts = await asyncio.to_thread(self._load_image_prompts)
+        path, images = self._settings.model_path, self._options.images
+        await asyncio.to_thread(check_package)
+        self._model = await asyncio.to_thread(load_folder, path, context_window=self._settings.context_window)
+        if images is not None:
+            self._image_prompts = await asyncio.to_thread(load_image_prompts, path, self._model, images)
         self._library = self._load_library()
         self._dead = None
         try:
@@ -142,35 +145,6 @@ class TrtllmEngine:
         self._tasks = [
             asyncio.create_task(task) for task in (self._check_when_idle(), self._check_executor(), self._read_stats())
         ]
-
-    def _load_folder(self) -> ModelFolder:
-        try:
-            model = load_model_folder(self._settings.model_path)
-        except ModelFolderError as error:
-            raise EngineDead(str(error)) from error
-        if model.context_window is not None and model.context_window < self._settings.context_window:
-            raise EngineDead(
-                f"the model is made for {model.context_window} tokens, fewer than the {self._settings.context_window}"
-                " of the context window that is set"
-            )
-        return model
-
-    def _load_image_prompts(self) -> ImagePrompts | None:
-        images = self._options.images
-        if images is None:
-            return None
-        placeholder = images.placeholder or find_placeholder(self.chat_template, self.tokenizer)
-        if placeholder is None:
-            raise EngineDead("the model's chat template does not say what stands for an image: set images.placeholder")
-        try:
-            return ImagePrompts(
-                self._settings.model_path / "tokenizer.json",
-                self.tokenizer,
-                placeholder=placeholder,
-                tokens_per_image=images.tokens_per_image,
-            )
-        except ValueError as error:
-            raise EngineDead(str(error)) from error
 
     def _load_library(self) -> "Library":
         """On this thread: MPI wants the main one."""
@@ -414,26 +388,6 @@ class TrtllmEngine:
         library, self._library = self._library, None
         if library is not None and not await library.shutdown(self._options.shutdown_timeout_s):
             log.error("TensorRT-LLM does not stop", extra={"timeout_s": self._options.shutdown_timeout_s})
-
-
-def _check_surface() -> None:
-    """Refuse a package that is not the one this engine was written for.
-
-    Raises:
-        EngineDead: there is none, or another one.
-    """
-    root = surface.installed_root()
-    if root is None:
-        version = surface.expected().version
-        raise EngineDead(f"tensorrt_llm is not installed: the image of its version {version} has it, no package index")
-    try:
-        missing, told = surface.check(root)
-    except (OSError, SyntaxError) as error:
-        raise EngineDead(f"tensorrt_llm cannot be read: {error}") from error
-    if missing:
-        raise EngineDead(f"tensorrt_llm lacks what this engine needs: {'; '.join(missing)}")
-    if told:
-        log.warning("tensorrt_llm is not quite as expected", extra={"names": told})
 
 
 def _refuse_unsupported(params: SamplingParams, capabilities: Capabilities) -> None:
