@@ -90,8 +90,8 @@ class HuggingFaceTokenizer:
         if not is_byte_level and not vocab.keys() >= set(_BYTE_TOKENS):
             raise ValueError("neither byte-level BPE nor SentencePiece with a token for each byte")
         # white space stays in the encoder: some vocabularies add runs of it, and they are text
-        self._markers = {token["content"]: id_ for id_, token in added.items() if not _is_space(token)}
-        self._cuts = MarkerIndex(self._markers)
+        self.markers = {token["content"]: id_ for id_, token in added.items() if not _is_space(token)}
+        self._cuts = MarkerIndex(self.markers)
         self._forbidden = frozenset(self._cuts.ids.values())
         self._bytes = [b""] * max(size, *(id_ + 1 for id_ in vocab.values()), *(id_ + 1 for id_ in added))
         for text, id_ in vocab.items():
@@ -104,30 +104,14 @@ class HuggingFaceTokenizer:
             self._bytes[id_] = b"" if token["special"] else vocabulary.sentencepiece_bytes(token["content"])
         single_bytes = {piece for piece in self._bytes if len(piece) == 1}
         self._single_bytes = b"".join(single_bytes)
-        self._special_tokens = dict(special_tokens)
-        ids = self._markers | {token["content"]: id_ for id_, token in added.items()}
+        self.special_tokens = dict(special_tokens)
+        ids = self.markers | {token["content"]: id_ for id_, token in added.items()}
         bos = ids.get(special_tokens.get("bos_token", ""))
         if adds_bos is None:
             adds_bos = bos is not None and self._encoder.encode("").ids[:1] == [bos]
-        self._bos_token_id = bos if adds_bos else None
+        self.bos_token_id = bos if adds_bos else None
         eos = ids.get(special_tokens.get("eos_token", ""))
-        self._eos_token_ids = frozenset(eos_token_ids) | ({eos} if eos is not None else set())
-
-    @property
-    def markers(self) -> Mapping[str, int]:
-        return self._markers
-
-    @property
-    def special_tokens(self) -> Mapping[str, str]:
-        return self._special_tokens
-
-    @property
-    def bos_token_id(self) -> int | None:
-        return self._bos_token_id
-
-    @property
-    def eos_token_ids(self) -> frozenset[int]:
-        return self._eos_token_ids
+        self.eos_token_ids = frozenset(eos_token_ids) | ({eos} if eos is not None else set())
 
     def encode(self, text: str) -> list[int]:
         token_ids: list[int] = []

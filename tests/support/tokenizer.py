@@ -1,7 +1,7 @@
 """A small byte-level tokenizer, for tests of what is built on one."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 MERGES = (
     "th",
@@ -37,35 +37,19 @@ class ByteTokenizer:
 
     def __init__(self, markers: Iterable[str] = (), *, bos: str | None = None, eos: Iterable[str] = ()) -> None:
         texts = dict.fromkeys((*markers, *eos, *([bos] if bos else [])))
-        self._markers = {text: FIRST_MARKER + index for index, text in enumerate(texts)}
-        self._special_tokens = {"bos_token": bos or "", "eos_token": next(iter(eos), "")}
-        self._bos_token_id = self._markers[bos] if bos else None
-        self._eos_token_ids = frozenset(self._markers[text] for text in eos)
+        self.markers = {text: FIRST_MARKER + index for index, text in enumerate(texts)}
+        self.special_tokens = {"bos_token": bos or "", "eos_token": next(iter(eos), "")}
+        self.bos_token_id = self.markers[bos] if bos else None
+        self.eos_token_ids = frozenset(self.markers[text] for text in eos)
         self._ids = {text.encode(): FIRST_MERGE + index for index, text in enumerate(MERGES)}
         self._ids |= {bytes([byte]): byte for byte in range(256)}
-        self._ids |= {text.encode(): token_id for text, token_id in self._markers.items() if "|" not in text}
+        self._ids |= {text.encode(): token_id for text, token_id in self.markers.items() if "|" not in text}
         self._bytes = {token_id: text for text, token_id in self._ids.items()}
-        self._bytes |= {token_id: b"" for text, token_id in self._markers.items() if "|" in text}
+        self._bytes |= {token_id: b"" for text, token_id in self.markers.items() if "|" in text}
         longest_first = sorted((text for text in self._ids if len(text) > 1), key=len, reverse=True)
         self._token = re.compile(b"|".join([*map(re.escape, longest_first), b"."]), re.DOTALL)
         self.encoded: list[str] = []
         """Every text that was tokenized, in order."""
-
-    @property
-    def markers(self) -> Mapping[str, int]:
-        return self._markers
-
-    @property
-    def special_tokens(self) -> Mapping[str, str]:
-        return self._special_tokens
-
-    @property
-    def bos_token_id(self) -> int | None:
-        return self._bos_token_id
-
-    @property
-    def eos_token_ids(self) -> frozenset[int]:
-        return self._eos_token_ids
 
     def encode(self, text: str) -> list[int]:
         self.encoded.append(text)
@@ -79,5 +63,5 @@ class ByteTokenizer:
 
     def spell(self, token_ids: Sequence[int]) -> str:
         """``token_ids`` as text, markers included."""
-        names = {token_id: text.encode() for text, token_id in self._markers.items()}
+        names = {token_id: text.encode() for text, token_id in self.markers.items()}
         return b"".join(names.get(token_id, self._bytes[token_id]) for token_id in token_ids).decode()

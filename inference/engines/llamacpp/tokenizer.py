@@ -71,47 +71,31 @@ class LlamaCppTokenizer:
         if metadata[_MODEL] == _BYTE_PAIRS:
             self._single_bytes = b"".join({piece for piece in self._bytes if len(piece) == 1})
         added = (_TokenType.CONTROL, _TokenType.UNKNOWN, _TokenType.USER_DEFINED)
-        self._markers = {
+        self.markers = {
             text: token_id
             for token_id, (text, type_) in enumerate(zip(texts, types, strict=True))
             if type_ in added and text.strip()  # some vocabularies add runs of spaces: they are text
         }
-        self.tags = [text for text in texts if _TAG.fullmatch(text) and text not in self._markers]
+        self.tags = [text for text in texts if _TAG.fullmatch(text) and text not in self.markers]
         """Tokens that look like markers, and are none by their type."""
-        self._eos_token_ids = _eos_token_ids(metadata, self._markers)
+        self.eos_token_ids = _eos_token_ids(metadata, self.markers)
         # what llama.cpp would make a marker of even in plain text; the longest first
-        words = sorted((text for text, id_ in self._markers.items() if self._bytes[id_]), key=len, reverse=True)
+        words = sorted((text for text, id_ in self.markers.items() if self._bytes[id_]), key=len, reverse=True)
         self._forgeable = re.compile("|".join(map(re.escape, words))) if words else None
         self.chat_template = str(metadata.get(_CHAT_TEMPLATE, ""))
         bos = metadata.get(_BOS_TOKEN_ID)
-        self._special_tokens = {
+        self.special_tokens = {
             name: texts[token_id]
             for name, token_id in (("bos_token", bos), ("eos_token", metadata.get(_EOS_TOKEN_IDS[0])))
             if isinstance(token_id, int) and 0 <= token_id < len(texts)
         }
         # files without the flag: llama.cpp puts BOS before SentencePiece prompts only
         expects_bos = metadata.get(_ADD_BOS_TOKEN, metadata[_MODEL] == _SENTENCEPIECE)
-        self._bos_token_id = bos if isinstance(bos, int) and expects_bos else None
+        self.bos_token_id = bos if isinstance(bos, int) and expects_bos else None
 
     def __len__(self) -> int:
         """Number of tokens."""
         return len(self._bytes)
-
-    @property
-    def markers(self) -> Mapping[str, int]:
-        return self._markers
-
-    @property
-    def special_tokens(self) -> Mapping[str, str]:
-        return self._special_tokens
-
-    @property
-    def bos_token_id(self) -> int | None:
-        return self._bos_token_id
-
-    @property
-    def eos_token_ids(self) -> frozenset[int]:
-        return self._eos_token_ids
 
     def encode(self, text: str) -> list[int]:
         text = self.spellable(text)
@@ -151,7 +135,7 @@ class LlamaCppTokenizer:
     @cached_property
     def silent_token_ids(self) -> tuple[int, ...]:
         """Tokens without text that do not end a turn."""
-        return tuple(id_ for id_ in self._markers.values() if not self._bytes[id_] and id_ not in self._eos_token_ids)
+        return tuple(id_ for id_ in self.markers.values() if not self._bytes[id_] and id_ not in self.eos_token_ids)
 
     def spelled(self, piece: bytes, count: int) -> list[int]:
         """Some ``count`` tokens that spell ``piece``; more or fewer if no such number does."""
