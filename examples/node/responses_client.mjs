@@ -16,6 +16,7 @@ const { antiphon } = grpc.loadPackageDefinition(
     enums: String,
     longs: Number,
     oneofs: true,
+    defaults: true, // zeros are not sent
   }),
 );
 

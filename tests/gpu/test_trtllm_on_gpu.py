@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -100,6 +101,25 @@ async def test_twenty_candidates_come_with_every_token_and_are_those_before_samp
     assert hot.logprob > -9999, "the sampled token is among the candidates, or one more"
     assert [id_ for id_, _ in hot.top] == [id_ for id_, _ in cold.top]
     assert [value for _, value in hot.top] == pytest.approx([value for _, value in cold.top], abs=0.05)
+
+
+async def test_seeds_and_penalties_have_no_effect(engine: TrtllmEngine) -> None:
+    """So they are refused; where this fails they can be offered."""
+    from tensorrt_llm.sampling_params import SamplingParams as LibraryParams
+
+    async def generated(**params: float) -> tuple[int, ...]:
+        sampling = LibraryParams(max_tokens=32, top_p=1.0, detokenize=False, ignore_eos=True, **params)
+        result: Any = engine._library._llm.generate_async(  # type: ignore[union-attr]
+            inputs=filler(engine, 50), sampling_params=sampling, streaming=True
+        )
+        async with asyncio.timeout(60):
+            async for _ in result:
+                pass
+        return tuple(result.outputs[0].token_ids)
+
+    assert len({await generated(temperature=1.0, seed=7) for _ in range(3)}) > 1
+    greedy = await generated(temperature=0.0)
+    assert await generated(temperature=0.0, frequency_penalty=2.0, presence_penalty=2.0) == greedy
 
 
 async def test_prompt_and_output_fill_the_context_window_to_the_last_token(engine: TrtllmEngine) -> None:

@@ -335,11 +335,18 @@ class TrtllmEngine:
                     self._die(f"the idle engine generates nothing: {error}")
 
     async def _check_executor(self) -> None:
-        """The library gives up its executor after some errors, and tells one generation at most."""
+        """The library gives up its executor after some errors, and tells one generation at most.
+
+        What that one is told says more: it has an interval to arrive.
+        """
+        assert self._library is not None
+        was_shut_down = False
         while True:
             await asyncio.sleep(_EXECUTOR_CHECK_INTERVAL_S)
-            if self._library is not None and self._library.is_shut_down():
+            is_shut_down = self._library.is_shut_down()
+            if is_shut_down and was_shut_down:
                 self._die("TensorRT-LLM has shut itself down")
+            was_shut_down = is_shut_down
 
     async def _read_stats(self) -> None:
         assert self._library is not None
