@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
@@ -25,6 +25,7 @@ from edge.preparation import Preparer
 from edge.request import generate_request, routing_key
 from edge.run import Answer, ResponseRun, WarmUpRun
 from edge.runs import Runs, keep_nothing
+from edge.sealed_reasoning import seal_reasoning, wants_sealed_reasoning
 from edge.sealing import Sealer
 from edge.settings import EdgeSettings
 from edge.store_health import StoreHealth
@@ -79,6 +80,7 @@ class Core:
         self._opener = opener
         self._runs = runs
         self._logged = logged
+        self._sealer = sealer
         self._ping_store = ping_store
         self._compactor = Compactor(preparer, pool, sealer, self._generate)
         self._running = 0
@@ -190,9 +192,25 @@ class Core:
         with self._place():
             return await self._compactor.compact(owner, params)
 
-    async def get(self, owner: str, response_id: str) -> ResponseRecord:
-        """A stored response; as ``LoggedResponses.get``."""
-        return await self._logged.get(owner, response_id)
+    async def get(
+        self, owner: str, response_id: str, *, include: Sequence[response_pb2.Include.ValueType] = ()
+    ) -> ResponseRecord:
+        """A stored response.
+
+        Args:
+            include: REASONING_ENCRYPTED_CONTENT has reasoning sealed that was not sealed when it was made. Nothing
+                else can be had afterwards.
+
+        Raises:
+            ApiError: as ``LoggedResponses.get``; UNSUPPORTED_VALUE: there is no key to seal with.
+        """
+        is_sealing = wants_sealed_reasoning(include, self._sealer)
+        record = await self._logged.get(owner, response_id)
+        if is_sealing:
+            for item in record.response.output:
+                if not item.reasoning.encrypted_content:
+                    seal_reasoning(item, self._sealer, owner=owner)
+        return record
 
     async def list_input_items(
         self, owner: str, response_id: str, *, after: str, limit: int, is_ascending: bool

@@ -43,7 +43,7 @@ class Runs:
         Raises:
             ApiError: UNSUPPORTED_VALUE: it is to carry encrypted content, and this server has no key.
         """
-        is_sealing = wants_sealed_reasoning(response.params, self._sealer)
+        is_sealing = wants_sealed_reasoning(response.params.include, self._sealer)
 
         def complete(item: item_pb2.Item) -> None:
             if is_sealing:

@@ -1,6 +1,6 @@
 """``reasoning.encrypted_content``: reasoning items that clients keep for themselves, sealed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from antiphon.errors import ApiError
@@ -18,13 +18,13 @@ class Opened(NamedTuple):
     """Which of them came with encrypted content of another server, in rising order: it was left out."""
 
 
-def wants_sealed_reasoning(params: response_pb2.ResponseParams, sealer: Sealer) -> bool:
+def wants_sealed_reasoning(includes: Sequence[response_pb2.Include.ValueType], sealer: Sealer) -> bool:
     """Whether reasoning items are to carry their encrypted content.
 
     Raises:
         ApiError: UNSUPPORTED_VALUE: they are, and this server has no key.
     """
-    for index, include in enumerate(params.include):
+    for index, include in enumerate(includes):
         if include == response_pb2.INCLUDE_REASONING_ENCRYPTED_CONTENT:
             if not sealer.can_seal:
                 raise ApiError(

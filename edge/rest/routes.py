@@ -116,7 +116,7 @@ async def get_response(request: web.Request) -> web.StreamResponse:
         starting_after = -1 if query.starting_after is None else query.starting_after
         async with core.follow(request[OWNER], response_id, starting_after=starting_after) as answer:
             return await _streamed(request, answer, {}, is_obfuscated=query.include_obfuscation)
-    record = await core.get(request[OWNER], response_id)
+    record = await core.get(request[OWNER], response_id, include=query.include)
     return _json(codec.encode_response(record.response))
 
 

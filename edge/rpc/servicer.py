@@ -15,7 +15,7 @@ from antiphon.responses.v1 import responses_service_pb2 as pb
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.responses_service_pb2_grpc import ResponsesServiceServicer
 from antiphon.serving import answer_errors
-from edge.checks import check_integer
+from edge.checks import check_enum, check_integer
 from edge.core import DEFAULT_LIMIT, MAX_LIMIT, Core
 from edge.event_messages import to_message
 from edge.limits import Limiter, is_stored
@@ -95,7 +95,10 @@ class ResponsesServicer(ResponsesServiceServicer):
 
     async def GetResponse(self, request: pb.GetResponseRequest, context: Context) -> pb.GetResponseResponse:
         async with answer_errors(context):
-            record = await self._core.get(self._owner(context), request.response_id)
+            owner = self._owner(context)
+            for index, include in enumerate(request.include):
+                check_enum(response_pb2.Include, include, f"include[{index}]", required=True)
+            record = await self._core.get(owner, request.response_id, include=request.include)
             return pb.GetResponseResponse(response=record.response)
 
     async def DeleteResponse(self, request: pb.DeleteResponseRequest, context: Context) -> pb.DeleteResponseResponse:

@@ -5,14 +5,19 @@ from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+from antiphon.responses.v1 import responses_service_pb2 as pb
+from antiphon.responses.v1.response_pb2 import INCLUDE_REASONING_ENCRYPTED_CONTENT
+from antiphon.responses.v1.responses_service_pb2_grpc import ResponsesServiceStub
 from tests.support.http import Client, client_of, output_text
 from tests.support.stack import RunningStack, running_stack
 
 MODEL = "SmolLM2-135M-Instruct"
 TEMPLATE = Path(__file__).parent.parent / "templates" / "thinking.jinja"
 THINKS = "\n".join(["script:", "marker <think>", 'json "\\nHmm, two"', "marker </think>", 'json "\\n\\n"', "say Hello"])
+ECHO = "script:\necho"
 ENCRYPTED = "reasoning.encrypted_content"
 FOREIGN = "gAAAAABoISQ24OyVRYbkYfukdJoqdzWT-3uiErKInHDC-lgAaXeky44N77j7aibc"
 
@@ -91,7 +96,7 @@ async def test_sealed_reasoning_goes_to_the_client_and_comes_back_without_a_stor
         "summary": [],
         "encrypted_content": reasoning["encrypted_content"],
     }
-    ask = {"role": "user", "content": "script:\necho"}
+    ask = {"role": "user", "content": ECHO}
     second = await client.create(
         model=MODEL, input=[{"role": "user", "content": "Hi"}, kept, message, ask], store=False
     )
@@ -109,8 +114,24 @@ async def test_the_stream_carries_the_sealed_content_when_the_item_is_done(clien
     assert final["output"][0] == done
     stored = await client.call("GET", f"/v1/responses/{final['id']}")
     assert stored.body == final
-    follow_up = await client.create(model=MODEL, input="script:\necho", previous_response_id=final["id"])
+    follow_up = await client.create(model=MODEL, input=ECHO, previous_response_id=final["id"])
     assert "<think>\nHmm, two\n</think>\n\nHello" in output_text(follow_up)
+
+
+async def test_a_stored_thought_is_sealed_for_who_asks_later(thinking_stack: RunningStack, client: Client) -> None:
+    made = await client.create(model=MODEL, input=THINKS)
+    path = f"/v1/responses/{made['id']}"
+    read = (await client.call("GET", f"{path}?include[]={ENCRYPTED}")).body
+    sealed = read["output"][0].pop("encrypted_content")
+    assert read == made == (await client.call("GET", path)).body
+    async with grpc.aio.insecure_channel(thinking_stack.grpc_target) as channel:
+        request = pb.GetResponseRequest(response_id=made["id"], include=[INCLUDE_REASONING_ENCRYPTED_CONTENT])
+        answer = await ResponsesServiceStub(channel).GetResponse(request)
+    for content in (sealed, answer.response.output[0].reasoning.encrypted_content):
+        kept = {"type": "reasoning", "summary": list[Any](), "encrypted_content": content}
+        turns = [{"role": "user", "content": "Hi"}, kept, made["output"][1], {"role": "user", "content": ECHO}]
+        echoed = await client.create(model=MODEL, input=turns, store=False)
+        assert texts(echoed["output"][1]["content"]) == ["Hmm, two"]
 
 
 @pytest.mark.parametrize("spoil", [lambda sealed: sealed[:-9], lambda sealed: sealed[:40] + "AAAA" + sealed[44:]])

@@ -125,14 +125,12 @@ def test_content_that_is_not_authentic_is_refused_unless_it_is_our_own_store_s()
 
 
 def test_without_a_key_sealing_is_refused_by_its_place() -> None:
-    params = response_pb2.ResponseParams(
-        include=[
-            response_pb2.INCLUDE_MESSAGE_OUTPUT_TEXT_LOGPROBS,
-            response_pb2.INCLUDE_REASONING_ENCRYPTED_CONTENT,
-        ]
-    )
-    assert wants_sealed_reasoning(params, SEALER)
-    assert not wants_sealed_reasoning(response_pb2.ResponseParams(), Sealer([]))
+    include = [
+        response_pb2.INCLUDE_MESSAGE_OUTPUT_TEXT_LOGPROBS,
+        response_pb2.INCLUDE_REASONING_ENCRYPTED_CONTENT,
+    ]
+    assert wants_sealed_reasoning(include, SEALER)
+    assert not wants_sealed_reasoning([], Sealer([]))
     with pytest.raises(ApiError) as refused:
-        wants_sealed_reasoning(params, Sealer([]))
+        wants_sealed_reasoning(include, Sealer([]))
     assert refused.value.param == "include[1]"
