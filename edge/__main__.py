@@ -15,6 +15,7 @@ from aiohttp import web
 from antiphon.logs import configure_logging
 from edge.assembly import open_parts
 from edge.rest.app import create_app, create_runner, retire_connections
+from edge.rest.listen import listening_sockets
 from edge.rest.tls import ServerTls
 from edge.rpc.server import start_server
 from edge.settings import EdgeSettings, from_environment
@@ -36,7 +37,7 @@ async def serve(settings: EdgeSettings, stopping: asyncio.Event) -> None:
         server, grpc_port = await start_server(core, settings, parts.authenticator, parts.limiter)
         stack.push_async_callback(server.stop, None)
         app = create_app(core, settings, parts.authenticator, parts.limiter)
-        runner = create_runner(app)
+        runner = create_runner(app, idle_timeout_s=settings.idle_timeout_s)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         host, _, port = settings.http_listen.rpartition(":")
@@ -44,21 +45,26 @@ async def serve(settings: EdgeSettings, stopping: asyncio.Event) -> None:
         if tls is not None:
             watching = await stack.enter_async_context(asyncio.TaskGroup())
             stack.callback(watching.create_task(tls.watch()).cancel)
-        site = web.TCPSite(
-            runner,
+        sockets = listening_sockets(
             host.strip("[]"),
             int(port),
-            ssl_context=tls.context if tls is not None else None,
-            reuse_port=settings.reuse_port or None,
+            reuse_port=settings.reuse_port,
+            slow_reader_timeout_s=settings.slow_reader_timeout_s,
         )
-        await site.start()
+        sites = [
+            web.SockSite(runner, listening, ssl_context=tls.context if tls is not None else None)
+            for listening in sockets
+        ]
+        for site in sites:
+            await site.start()
         log.info("edge started", extra={"http": runner.addresses, "grpc": settings.grpc_listen, "grpc_port": grpc_port})
 
         gc.freeze()  # what lives now lives on: no collection needs to look at it again
         await stopping.wait()
         log.info("edge stopping")
         # who has a connection could not know: what comes over it is answered, and ends it
-        await site.stop()
+        for site in sites:
+            await site.stop()
         retire_connections(app)
         leaving = await stack.enter_async_context(asyncio.TaskGroup())
         stack.callback(leaving.create_task(server.stop(settings.drain_timeout_s)).cancel)

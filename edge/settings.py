@@ -135,12 +135,17 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     fetch_at_once: Count = 16
     """Most URLs at once in this process; more wait."""
 
+    idle_timeout_s: Seconds = 75.0
+    """An HTTP connection is closed when so long after its start, or after an answer, the headers of its next request
+    are not all there. More than a proxy in front keeps idle connections, or it may send a request into one that closes.
+    """
     body_timeout_s: Seconds = 60.0
     """Longest time in which the body of a request must have arrived; then 408, and the connection ends."""
     heartbeat_interval_s: Seconds = 15.0
     """A stream says something at least this often: a repeated event before the first item, a comment afterwards."""
     slow_reader_timeout_s: Seconds = 60.0
-    """A connection that takes nothing of what waits for it for this long is cut."""
+    """A connection that takes nothing of what waits for it for this long is cut. Without Linux that holds over HTTP
+    only while a response runs."""
     worker_silence_s: Seconds = 10.0
     """A worker that sends nothing for this long counts as gone."""
     eject_after: Count = 5

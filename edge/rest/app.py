@@ -55,8 +55,12 @@ def create_app(core: Core, settings: EdgeSettings, authenticator: Authenticator,
     return app
 
 
-def create_runner(app: web.Application) -> web.AppRunner:
-    """A server for ``app`` that notices a client that leaves: its handler is cancelled."""
+def create_runner(app: web.Application, *, idle_timeout_s: float) -> web.AppRunner:
+    """A server for ``app`` that notices a client that leaves: its handler is cancelled.
+
+    Args:
+        idle_timeout_s: From a connection's start, or the end of an answer, until the next request's headers are there.
+    """
     return _Runner(
         app,
         handler_cancellation=True,
@@ -64,6 +68,7 @@ def create_runner(app: web.Application) -> web.AppRunner:
         logger=_server_log(),
         handle_signals=False,
         shutdown_timeout=_CLOSE_TIMEOUT_S,
+        keepalive_timeout=idle_timeout_s,
         max_line_size=_MAX_HEADER_BYTES,
         max_field_size=_MAX_HEADER_BYTES,
     )

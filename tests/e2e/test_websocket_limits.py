@@ -14,6 +14,7 @@ import pytest
 from antiphon.inference.v1 import inference_pb2
 from antiphon.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.support.http import output_text
+from tests.support.processes import is_established
 from tests.support.stack import SCRIPTED, RunningStack, running_stack
 from tests.support.websocket import Socket, SocketClosed, SocketError, socket_of
 
@@ -145,13 +146,6 @@ async def test_a_reader_that_takes_nothing_is_cut_off(stack: RunningStack) -> No
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()
-
-
-def is_established(server_port: int, client_port: int) -> bool:
-    """Whether the server has not closed a connection, whatever the client has read of it."""
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    states = {(fields[1][-4:], fields[2][-4:]): fields[3] for fields in map(str.split, lines)}
-    return states.get((f"{server_port:04X}", f"{client_port:04X}")) == "01"
 
 
 async def test_a_server_that_stops_says_so(tmp_path: Path) -> None:

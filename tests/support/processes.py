@@ -43,3 +43,10 @@ def children_of(pid: int) -> dict[int, list[str]]:
         if parent == pid and command:
             children[int(entry.name)] = [os.fsdecode(part) for part in command.rstrip(b"\0").split(b"\0")]
     return children
+
+
+def is_established(server_port: int, client_port: int) -> bool:
+    """Whether the server has not closed a connection, whatever the client has read of it."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    states = {(fields[1][-4:], fields[2][-4:]): fields[3] for fields in map(str.split, lines)}
+    return states.get((f"{server_port:04X}", f"{client_port:04X}")) == "01"
