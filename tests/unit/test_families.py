@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from antiphon.errors import ApiError
 from antiphon.inference.v1 import inference_pb2 as pb
+from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.responses.v1.response_pb2 import TextConfig, TextFormat, TextFormatJsonSchema
 from antiphon.responses.v1.tool_pb2 import FunctionTool, Tool
 from inference.constraint import constraint
@@ -19,7 +21,7 @@ from inference.params import TokenLimit
 from inference.parsing.base import OutputParser, ParserEvent, TextDelta
 from inference.settings import read_settings
 from inference.tools.format import ToolFormat
-from inference.tools.native import FORMATS
+from inference.tools.native import FORMATS, find_format
 from inference.tools.rules import CallRules
 from tests.support.corpora import Stream, streams
 from tests.support.gbnf import Gbnf
@@ -296,6 +298,15 @@ def test_functions_whose_schema_cannot_be_told_take_any_arguments(tool_format: T
         parts = parts_of(tool_format.new_parser(may_mix=True, functions=functions), [Gbnf(rendered).generate(seed)])
         assert [name for _, name, _ in parts] == ["odd"]
         assert isinstance(json.loads(parts[0][2]), dict)
+
+
+@pytest.mark.parametrize("name", ["pythonic", "qwen3_coder"])
+def test_a_parameter_that_a_format_cannot_name_is_refused(name: str) -> None:
+    parameters = '{"properties": {"a>b": {"type": "string"}}}'
+    odd = [Tool(function=FunctionTool(name="odd", parameters=parameters, strict=True))]
+    with pytest.raises(ApiError) as error:
+        constraint(pb.GenerateRequest(tools=odd), CallRules(("odd",), is_required=True, most=1), find_format(name))
+    assert error.value.reason == ErrorReason.ERROR_REASON_INVALID_JSON_SCHEMA
 
 
 @each_format

@@ -106,6 +106,14 @@ def test_arguments_come_as_they_are_written() -> None:
     assert parser.feed("}}") == [TextDelta("}"), PartEnded()]
 
 
+@pytest.mark.timeout(20)
+def test_much_white_space_in_the_beginning_of_a_call_is_not_tried_in_every_way() -> None:
+    """Three places for it in a row, tried in every way, are a billion ways."""
+    space = " " * 3000
+    text = f'{{"name": "f", "arguments":{space}"none"}}'
+    assert parts_of([f"<tool_call>{text}</tool_call>"]) == [(TEXT, "", text)]
+
+
 def test_where_an_answer_and_calls_do_not_mix_an_answer_may_hold_the_mark() -> None:
     answer = '{"a": "' + written("f", "{}").replace('"', "'") + '"}'
     for portions in ([answer], answer):
