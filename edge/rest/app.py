@@ -139,7 +139,9 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return _error_response(error)
     except RequestPayloadError:
         message = "The request body does not match its headers: see Content-Length and Content-Encoding."
-        return _error_response(ApiError(ErrorReason.ERROR_REASON_INVALID_VALUE, message))
+        response = _error_response(ApiError(ErrorReason.ERROR_REASON_INVALID_VALUE, message))
+        response.force_close()  # aiohttp closes it anyway; a client that is not told sends its next request into it
+        return response
     except web.HTTPRequestEntityTooLarge:
         message = f"The request body is larger than {request.app[routes.SETTINGS].max_body_bytes} bytes."
         return _error_response(ApiError(ErrorReason.ERROR_REASON_REQUEST_TOO_LARGE, message))

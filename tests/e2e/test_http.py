@@ -325,6 +325,7 @@ async def test_bodies_that_cannot_be_decompressed_are_a_client_error(client: Cli
     answer = await client.call("POST", "/v1/responses", data=b"no JSON", headers=headers)
     assert answer.status in {400, 415}
     assert answer.body["error"]["code"] != "invalid_json"
+    assert encoding != "gzip" or answer.headers["Connection"] == "close"  # what is left of the body is unknown
 
 
 @pytest.mark.parametrize(
