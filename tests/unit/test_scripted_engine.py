@@ -128,6 +128,14 @@ async def test_tokens_come_at_the_pace_that_was_set(engine: ScriptedEngine) -> N
     assert loop.time() - start >= 20 / 200
 
 
+async def test_what_was_generated_before_takes_no_time(engine: ScriptedEngine) -> None:
+    prompt = Subject("scripted", engine).chat("script:\npace 1\n" + "say one \n" * 30 + "pace 0\nsay two")
+    generated_before = engine.tokenizer.encode("one" * 30)
+    async with asyncio.timeout(5):
+        generated = await generate(engine, [*prompt, *generated_before], PLENTY)
+    assert engine.tokenizer.decode(generated.token_ids) == b"two"
+
+
 async def test_a_prefill_takes_as_long_as_its_uncached_tokens_do(engine: ScriptedEngine) -> None:
     loop = asyncio.get_running_loop()
     message = "script:\nprefill 500\nsay one"

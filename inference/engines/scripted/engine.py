@@ -147,6 +147,8 @@ class ScriptedEngine:
                 case Emit(token_ids, times):
                     skipped = min(to_skip, len(token_ids) * times)
                     to_skip -= skipped
+                    if skipped == len(token_ids) * times:
+                        continue  # at no pace: what is there already takes no time
                     every = itertools.chain.from_iterable(itertools.repeat(token_ids, times))
                     coming = itertools.islice(every, skipped, None)
                     while batch := tuple(itertools.islice(coming, await pace.due())):
