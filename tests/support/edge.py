@@ -81,7 +81,7 @@ def edge_process(
     edge = EdgeProcess(process, port, grpc_target, log, scheme)
     try:
         wait_until(
-            lambda: process.poll() is not None or edge.get_status("/readyz") == 200, timeout_s=30, what="edge ready"
+            lambda: process.poll() is not None or edge.get_status("/readyz") == 200, timeout_s=60, what="edge ready"
         )
         assert process.poll() is None, log.read_text()
         yield edge
