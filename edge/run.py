@@ -332,29 +332,39 @@ class ResponseRun:
 
     async def _until(self, is_reached: Callable[[], bool]) -> None:
         """Wait until a state, or an error, is reached, with a worker under the request all the time."""
-        loop = asyncio.get_running_loop()
-        show_life_at = loop.time() + self._heartbeat_interval_s
-        while self.error is None and not is_reached():
-            if loop.time() >= show_life_at:
-                self._show_life()
-                show_life_at = loop.time() + self._heartbeat_interval_s
-            if self._needs_worker:
-                try:
-                    async with asyncio.timeout(None) as self._issuing:
-                        await self._issue()
-                except ApiError as error:
-                    self.error = error
-                except TimeoutError:
-                    log.debug("no worker needed any more", extra={"response_id": self.response.id})
-                finally:
-                    self._issuing = None
-                continue
-            self._changed.clear()
-            try:
-                async with asyncio.timeout_at(show_life_at):
+        self._beat_later()
+        try:
+            while self.error is None and not is_reached():
+                if self._needs_worker:
+                    await self._issue_unless_interrupted()
+                else:
+                    self._changed.clear()
                     await self._changed.wait()
-            except TimeoutError:
-                continue
+        finally:
+            self._heartbeat.cancel()
+
+    def _beat_later(self) -> None:
+        self._heartbeat = asyncio.get_running_loop().call_later(self._heartbeat_interval_s, self._beat)
+
+    def _beat(self) -> None:
+        self._beat_later()
+        if self.events.is_open and not self.events.has_output:
+            self.events.progress(self.response.status)
+            self._wake()
+        else:
+            for reader in self._readers:
+                reader.keep_alive()
+
+    async def _issue_unless_interrupted(self) -> None:
+        try:
+            async with asyncio.timeout(None) as self._issuing:
+                await self._issue()
+        except ApiError as error:
+            self.error = error
+        except TimeoutError:
+            log.debug("no worker needed any more", extra={"response_id": self.response.id})
+        finally:
+            self._issuing = None
 
     async def _issue(self) -> None:
         """Send the request, with the tokens so far, to a worker; or wait a moment, if those are full that are there.
@@ -382,14 +392,6 @@ class ResponseRun:
         self._request.resume_token_ids.extend(self.events.token_ids)
         self._needs_worker, self._begun_at = False, len(self.events.token_ids)
         self._worker, self._slot = worker, worker.stream.start(self._request, self)
-
-    def _show_life(self) -> None:
-        if self.events.is_open and not self.events.has_output:
-            self.events.progress(self.response.status)
-            self._wake()
-        else:
-            for reader in self._readers:
-                reader.keep_alive()
 
 
 class WarmUpRun(ResponseRun):

@@ -46,9 +46,22 @@ async def running_pool(*workers: InProcessWorker) -> AsyncGenerator[WorkerPool, 
             running.cancel()
 
 
-def new_run(pool: WorkerPool, request: pb.GenerateRequest) -> ResponseRun:
+class Listener:
+    """A ``Reader`` that counts signs of life."""
+
+    def __init__(self) -> None:
+        self.signs = 0
+
+    def wake(self) -> None:
+        raise AssertionError("there are no events")
+
+    def keep_alive(self) -> None:
+        self.signs += 1
+
+
+def new_run(pool: WorkerPool, request: pb.GenerateRequest, *, heartbeat_interval_s: float = 15) -> ResponseRun:
     """Of a response that is not stored, and may go to any worker."""
-    runs = Runs(EdgeSettings(), pool, Sealer(()))
+    runs = Runs(EdgeSettings(heartbeat_interval_s=heartbeat_interval_s), pool, Sealer(()))
     response = response_pb2.Response(id=str(ids.new_response_id()))
     request.model, request.request_id = MODEL, response.id
     return runs.run(runs.events("acme", response, input_items=1), request, "", keep_nothing, ResponseRun)
@@ -106,3 +119,17 @@ async def test_a_response_that_lost_its_worker_waits_for_room_at_a_full_one(
         final = await finishing
     assert final.status == response_pb2.RESPONSE_STATUS_COMPLETED
     assert final.output[0].message.content[0].output_text.text == "Hello"
+
+
+async def test_readers_of_a_response_without_a_worker_hear_that_it_lives(tmp_path: Path) -> None:
+    async with in_process_worker(tmp_path) as worker, running_pool(worker) as pool, asyncio.TaskGroup() as tasks:
+        run = new_run(pool, script("say Hel", "hold"), heartbeat_interval_s=0.05)
+        await run.start()
+        finishing = tasks.create_task(run.finish())
+        await until(lambda: run.events.has_output)
+        await worker.server.stop()
+        await until(lambda: not pool.is_ready)
+        listener = Listener()
+        run.add_reader(listener)
+        await until(lambda: listener.signs >= 3)
+        finishing.cancel()
