@@ -14,14 +14,13 @@ from antiphon.errors import ApiError, reason_name, to_message
 from antiphon.responses.v1 import event_pb2, response_pb2
 from antiphon.responses.v1.error_pb2 import ErrorReason
 from antiphon.store.v1.job_pb2 import JobRequest
-from antiphon.store.v1.record_pb2 import ResponseRecord
 from edge.codec import with_defaults
 from edge.errors import response_error
 from edge.event_messages import replay
 from edge.events import FAILED, ResponseEvents
+from edge.job import Job, LoggedRun
 from edge.limits import Limiter
 from edge.log_writer import LogWriter
-from edge.run import ResponseRun
 from edge.runs import Runs, keep_nothing
 from edge.settings import EdgeSettings
 from edge.workers.pool import WorkerPool
@@ -43,75 +42,8 @@ _LOOK_AGAIN_S: Final = 1.0
 _BUSY_S: Final = 0.2
 """How often to look whether workers that were busy have room."""
 _RESTORE_RETRY_S: Final = 0.2
-_MAX_RESPONSE_BYTES: Final = 32 * 2**20
-"""A response with more output fails: its record could not be stored."""
-
 _FULL_PAUSE_S: Final = 1.0
 """How long nothing is claimed after a worker had no room for what was."""
-
-
-class LoggedRun(ResponseRun):
-    """A run that ends in its log."""
-
-    writer: LogWriter
-    """Set before it runs."""
-    record: ResponseRecord
-    """Of the response, as it was accepted. Set before it runs."""
-    leave: Callable[[], None]
-    """Gives back the place that it has among those that its owner runs. Set before it runs."""
-
-    async def _end(self, now: int) -> None:
-        if self.error is None and self.response.ByteSize() > _MAX_RESPONSE_BYTES:
-            message = "The response is too large to be stored."
-            self.error = ApiError(ErrorReason.ERROR_REASON_REQUEST_TOO_LARGE, message)
-            self._close_failed(self.error, now)
-            del self.response.output[:]
-        self._end_events()
-        self.record.response.CopyFrom(self.response)
-        self.leave()
-        await self.writer.finish(self.record)
-
-
-class _Job:
-    """One job that this process holds.
-
-    Args:
-        held: It.
-        is_claimed: It came from the queue; False: somebody waits for it here.
-    """
-
-    def __init__(self, held: HeldJob, *, is_claimed: bool) -> None:
-        self.held = held
-        self.is_claimed = is_claimed
-        self.run: LoggedRun | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.is_cancelled = held.lease.is_cancelled
-
-    @property
-    def lease(self) -> Lease:
-        return self.held.lease
-
-    @property
-    def is_ending(self) -> bool:
-        """All of it is there, and is being written."""
-        return self.run is not None and self.run.events.is_ended
-
-    @property
-    def is_patient(self) -> bool:
-        """It waits for room at the workers, however long that takes: in the background, or as a part of it was seen."""
-        has_output = self.run is not None and self.run.events.has_output
-        return has_output or self.held.record.response.params.background
-
-    def cancel(self) -> None:
-        """End its response as cancelled."""
-        self.is_cancelled = True
-        if self.run is not None:
-            self.run.cancel()
-
-    def drop(self) -> None:
-        """Stop at once, and write nothing more."""
-        if self.task is not None:
-            self.task.cancel()
 
 
 class JobRunner:
@@ -151,7 +83,7 @@ class JobRunner:
         self._pool = pool
         self._limiter = limiter
         self._holder = holder
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, Job] = {}
         self._wake = Signal()
         self._full_until = 0.0
         """By the event loop's clock."""
@@ -207,7 +139,7 @@ class JobRunner:
 
     def _hold(self, held: HeldJob, *, is_claimed: bool) -> None:
         assert self._tasks is not None, "run comes first"
-        job = _Job(held, is_claimed=is_claimed)
+        job = Job(held, is_claimed=is_claimed)
         previous = self._jobs.get(held.lease.entry)
         if previous is not None:  # its lease had run out, and nobody else was there to take it
             previous.drop()
@@ -221,7 +153,7 @@ class JobRunner:
                 with _surviving("leases not renewed"):
                     await self._renew(list(self._jobs.values()))
 
-    async def _renew(self, jobs: list[_Job]) -> None:
+    async def _renew(self, jobs: list[Job]) -> None:
         renewals = await self._queue.renew([job.lease for job in jobs])
         for job, renewal in zip(jobs, renewals, strict=True):
             if job.is_ending:  # and may have ended just now, which is no loss: its writer finds out
@@ -232,7 +164,7 @@ class JobRunner:
             elif renewal.is_cancelled:
                 job.cancel()
 
-    async def _run(self, job: _Job) -> None:
+    async def _run(self, job: Job) -> None:
         """Run a job to its end, to its loss, or until it is put off."""
         lease = job.lease
         try:
@@ -249,7 +181,7 @@ class JobRunner:
                 del self._jobs[lease.entry]
             self._wake.set()
 
-    async def _run_held(self, job: _Job, leave: Callable[[], None]) -> None:
+    async def _run_held(self, job: Job, leave: Callable[[], None]) -> None:
         held = job.held
         if held.is_damaged:
             raise CorruptRecord(f"the record of {held.lease.response_id}")
@@ -292,7 +224,7 @@ class JobRunner:
             self._full_until = asyncio.get_running_loop().time() + _FULL_PAUSE_S
         await self._queue.retry_later(held.lease, is_attempt=not (is_full and job.is_patient))
 
-    async def _finish(self, job: _Job, run: LoggedRun) -> ApiError | None:
+    async def _finish(self, job: Job, run: LoggedRun) -> ApiError | None:
         """Run to the end; or return why that could not begin, if a later try may do better."""
         try:
             await run.start()
@@ -325,7 +257,7 @@ class JobRunner:
             extra = {"response_id": str(lease.response_id), "tokens": len(events.token_ids), "attempts": lease.attempts}
             log.warning("response continued", extra=extra)
 
-    async def _watch_readers(self, job: _Job) -> None:
+    async def _watch_readers(self, job: Job) -> None:
         """Cancel the response once nobody has read it for a while.
 
         Readers are looked for twice: after an outage of the store they need a moment to say that they are there.
@@ -342,7 +274,7 @@ class JobRunner:
             looks = 0 if is_read else looks + 1
         job.cancel()
 
-    async def _retreat(self, job: _Job) -> None:
+    async def _retreat(self, job: Job) -> None:
         """Give a job back whose run broke down; at its last attempt end it as failed, whatever its log holds."""
         lease, record = job.lease, job.held.record
         there = await self._queue.get(lease.owner, str(lease.response_id))
@@ -362,7 +294,7 @@ class JobRunner:
         builder.event(event_pb2.ResponseEvent(sequence_number=number + 1, failed=failed))
         await self._log.finish(lease, builder.build(is_last=True), record)
 
-    async def _hand_over(self, job: _Job) -> None:
+    async def _hand_over(self, job: Job) -> None:
         """Give a job back with everything logged that it has, or let it end; failing that its lease runs out."""
         run = job.run
         if run is not None and not job.is_ending:
